@@ -1,0 +1,57 @@
+"""Thread-safe pools of isolated HTTP sessions that share one bounded, fair set of connections per host."""
+
+from sessionpool import auth, cookies, exceptions
+from sessionpool._api import delete, get, head, options, patch, post, put, request
+from sessionpool._codes import codes
+from sessionpool._config import Limits, Timeout
+from sessionpool._ledger import HostStats, PoolStats
+from sessionpool._messages import PreparedRequest, Response
+from sessionpool._observer import Observer
+from sessionpool._pool import CloseReport, Lease, SessionPool
+from sessionpool._session import Session
+from sessionpool._version import __version__
+from sessionpool.exceptions import (
+    ConnectionError,
+    ConnectTimeout,
+    HTTPError,
+    JSONDecodeError,
+    ReadTimeout,
+    RequestException,
+    TooManyRedirects,
+    URLRequired,
+)
+
+__all__ = [
+    "CloseReport",
+    "ConnectTimeout",
+    "ConnectionError",
+    "HTTPError",
+    "HostStats",
+    "JSONDecodeError",
+    "Lease",
+    "Limits",
+    "Observer",
+    "PoolStats",
+    "PreparedRequest",
+    "ReadTimeout",
+    "RequestException",
+    "Response",
+    "Session",
+    "SessionPool",
+    "Timeout",
+    "TooManyRedirects",
+    "URLRequired",
+    "__version__",
+    "auth",
+    "codes",
+    "cookies",
+    "delete",
+    "exceptions",
+    "get",
+    "head",
+    "options",
+    "patch",
+    "post",
+    "put",
+    "request",
+]

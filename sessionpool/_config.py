@@ -1,0 +1,112 @@
+"""What a user may set: frozen, validated when built, never corrected in silence. All classes are immutable."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+
+
+def _number(minimum: float, *, exclusive: bool = False, integer: bool = False) -> Callable[..., None]:
+    """A validator: a number at least (or above) `minimum`; `None` passes where the field's default allows it."""
+    kind = "a whole number" if integer else "a number"
+    bound = f"above {minimum:g}" if exclusive else f"of at least {minimum:g}"
+
+    def check(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if value is None and "None" in str(attribute.type):
+            return
+        right_type = isinstance(value, int if integer else (int, float)) and not isinstance(value, bool)
+        if not right_type or math.isnan(value) or value < minimum or (exclusive and value == minimum):
+            where = f"{type(instance).__name__}.{attribute.name}"
+            optional = ", or None for no limit" if "None" in str(attribute.type) else ""
+            raise ValueError(f"{where} must be {kind} {bound}{optional}; got {value!r}")
+
+    return check
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """How many connections may be open at once, and how long one may be kept.
+
+    Attributes:
+        per_host: Connections open to one host (scheme, host, port, proxy) at once, idle ones included.
+        total: Connections open to all hosts together. When it binds, the coldest idle connection is closed for the
+            host that needs one, and waiting hosts are served in turn.
+        sessions: Sessions leased at once; `None` for no limit.
+        waiting: Threads that may wait for a connection at once; one more gets `PoolQueueFull`. `None` for no limit.
+        idle: Seconds a connection may lie idle and still be reused; keep it below the server's own (RFC 9112 §9.5).
+            A server's `Keep-Alive: timeout=` shortens it.
+        lifetime: Seconds a connection is kept in all, less up to a tenth at random so that connections opened
+            together do not all end together.
+        max_uses: Requests a connection may carry; `None` for no limit.
+        overrides: `per_host` for some hosts: `{"api.example.com": 2, ".example.org": 20}`; a name with a leading dot
+            stands for every host below it, the longest match wins.
+    """
+
+    per_host: int = attrs.field(default=10, validator=_number(1, integer=True))
+    total: int = attrs.field(default=100, validator=_number(1, integer=True))
+    sessions: int | None = attrs.field(default=None, validator=_number(1, integer=True))
+    waiting: int | None = attrs.field(default=None, validator=_number(0, integer=True))
+    idle: float = attrs.field(default=60.0, validator=_number(0, exclusive=True))
+    lifetime: float = attrs.field(default=600.0, validator=_number(0, exclusive=True))
+    max_uses: int | None = attrs.field(default=None, validator=_number(1, integer=True))
+    overrides: Mapping[str, int] = attrs.field(factory=dict, converter=dict)
+
+    @overrides.validator
+    def _check_overrides(self, _: attrs.Attribute[Any], value: Mapping[str, int]) -> None:
+        for host, limit in value.items():
+            if not isinstance(host, str) or not host.strip(".") or "/" in host:
+                raise ValueError(f"Limits.overrides maps host names such as 'example.com'; got {host!r}")
+            if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+                raise ValueError(f"Limits.overrides[{host!r}] must be a whole number of at least 1; got {limit!r}")
+
+    def for_host(self, host: str) -> int:
+        """The most connections that may be open to `host`, a bare lower-case name or address."""
+        if not self.overrides:
+            return self.per_host
+        exact = self.overrides.get(host)
+        if exact is not None:
+            return exact
+        suffixes = [name for name in self.overrides if name.startswith(".") and host.endswith(name)]
+        return self.overrides[max(suffixes, key=len)] if suffixes else self.per_host
+
+
+@attrs.frozen(kw_only=True)
+class Timeout:
+    """How long each step may take, in seconds; `None` means no limit.
+
+    Attributes:
+        connect: From the first packet to a connection ready for use, TLS and proxy included.
+        read: Between two arrivals of bytes (and for each piece that is sent).
+        total: One deadline over everything: waiting, connecting, redirects, and the body.
+        pool: Waiting for a connection or a session to come free.
+    """
+
+    connect: float | None = attrs.field(default=5.0, validator=_number(0, exclusive=True))
+    read: float | None = attrs.field(default=30.0, validator=_number(0, exclusive=True))
+    total: float | None = attrs.field(default=None, validator=_number(0, exclusive=True))
+    pool: float | None = attrs.field(default=30.0, validator=_number(0))
+
+    def override(self, value: object) -> Timeout:
+        """This timeout with what one call asks for: a `Timeout`, or requests' float or `(connect, read)` pair.
+
+        Raises:
+            ValueError: It is none of these, or a number in it is not above 0.
+        """
+        if isinstance(value, Timeout):
+            return value
+        if isinstance(value, tuple) and len(value) == 2:
+            return _with_pair(self, *value)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return _with_pair(self, value, value)
+        raise ValueError(
+            f"timeout must be seconds, a (connect, read) pair of seconds, or a sessionpool.Timeout; got {value!r}"
+        )
+
+
+@functools.lru_cache(maxsize=256)  # a call site passes the same numbers again and again; validating costs 5 µs
+def _with_pair(base: Timeout, connect: float | None, read: float | None) -> Timeout:
+    return attrs.evolve(base, connect=connect, read=read)

@@ -1,0 +1,646 @@
+"""One socket to one origin: opened by urllib3 (name resolution, proxies, TLS), read and written our way.
+
+urllib3's connection classes do the connecting; the exchange does not go through `http.client`, which costs four times
+the CPU: here it is one `sendall` of a finished head and, for a small answer, one `recv`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import select
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Hashable, Iterable
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import attrs
+from urllib3._base_connection import ProxyConfig
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    LocationParseError,
+)
+from urllib3.exceptions import (
+    NameResolutionError as Urllib3NameResolutionError,
+)
+from urllib3.util import Url
+
+from sessionpool import _wire
+from sessionpool._clock import SYSTEM_CLOCK, Clock, Deadline
+from sessionpool._wire import HEAD_END, MAX_HEAD, MAX_LINE, Head
+from sessionpool.exceptions import (
+    ChunkedEncodingError,
+    ConnectError,
+    ConnectionBroken,
+    ConnectTimeout,
+    IncompleteRead,
+    InvalidResponse,
+    NameResolutionError,
+    ProxyError,
+    ReadTimeout,
+    RequestException,
+    SSLError,
+)
+
+# What one recv may bring. Large enough for most whole answers; the kernel rarely has more at once.
+RECEIVE: Final = 64 * 1024
+# One sendall of this size has the read timeout to itself: CPython's timeout covers the whole call, however long.
+SEND: Final = 256 * 1024
+# RFC 9110 §15.2: a client must read past any number of 1xx; a server that sends this many means harm.
+MAX_INFORMATIONAL: Final = 100
+
+
+@attrs.frozen(eq=False)
+class Route:
+    """Where a request goes and over which sockets it may go.
+
+    Attributes:
+        key: What the limit per host counts by: `scheme://host:port`, and the proxy where there is one.
+        identity: What a socket must have been opened with to be reused: TLS settings and proxy credentials.
+        scheme: http or https.
+        host: Lower-case name (A-label) or address, IPv6 without brackets.
+        port: TCP port.
+        proxy: The proxy's URL, or `None`.
+        verify: True, False, a path to certificates, or an `SSLContext`.
+        cert: Path to the client's certificate, or a pair of paths, certificate and key.
+    """
+
+    key: str
+    identity: Hashable
+    scheme: str
+    host: str
+    port: int
+    proxy: Url | None = None
+    verify: bool | str | ssl.SSLContext = True
+    cert: str | tuple[str, str] | None = None
+
+    @property
+    def is_forwarding(self) -> bool:
+        """The request itself goes to the proxy, with an absolute target (RFC 9112 §3.2.2)."""
+        return self.proxy is not None and self.scheme == "http"
+
+
+class Connection:
+    """An open socket with what has been read from it and not used. Confined to the holder of its permit.
+
+    Attributes:
+        identity: See `Route`.
+        host: The route's key, for errors.
+        uses: Requests sent so far.
+        answered: A byte of the current response has come.
+    """
+
+    __slots__ = (
+        "_buffer",
+        "_clock",
+        "_deadline",
+        "_expires",
+        "_idle_limit",
+        "_idle_since",
+        "_max_uses",
+        "_read_timeout",
+        "_readable",
+        "_send_error",
+        "_shutdown_reason",
+        "_socket",
+        "_timeout",
+        "_urllib3",
+        "answered",
+        "host",
+        "identity",
+        "uses",
+    )
+
+    def __init__(
+        self,
+        connected: HTTPConnection,
+        route: Route,
+        clock: Clock,
+        *,
+        expires: float,
+        max_uses: int | None,
+        idle_limit: float,
+    ) -> None:
+        self.identity = route.identity
+        self.host = route.key
+        self.uses = 0
+        self.answered = False
+        self._clock = clock
+        self._urllib3 = connected
+        self._socket: socket.socket = connected.sock
+        self._readable = _readability(self._socket)
+        self._buffer = b""
+        self._timeout: float | None = self._socket.gettimeout()
+        self._read_timeout: float | None = None
+        self._deadline: Deadline
+        self._expires = expires
+        self._max_uses = max_uses
+        self._idle_limit = idle_limit
+        self._idle_since = 0.0
+        self._send_error: OSError | None = None
+        self._shutdown_reason = ""
+
+    # --- life ---
+
+    def unusable(self, now: float) -> str:
+        """Why this idle connection may not carry another request, or an empty string.
+
+        Readable while idle means stale: the server has closed it, or sends what nobody asked for.
+        """
+        if now >= self._expires or now >= self._idle_since + self._idle_limit or self.uses == self._max_uses:
+            return "expired"
+        return "stale" if self._readable() else ""
+
+    def rest(self, head: Head, now: float) -> bool:
+        """Get ready to lie idle after a complete response; False if this connection has to be closed instead."""
+        # Bytes beyond the body are nobody's answer: RFC 9112 §9.2 forbids to take them for the next one.
+        if not head.reusable or self._buffer or self._send_error is not None or self._shutdown_reason:
+            return False
+        self._idle_since = now
+        if head.idle_limit is not None:
+            self._idle_limit = min(self._idle_limit, head.idle_limit - 1.0)
+        return True
+
+    def close(self) -> None:
+        """Close the socket; idempotent."""
+        self._urllib3.close()
+
+    def shutdown(self, reason: str) -> None:
+        """Make whoever reads or writes here fail at once with `reason`. Thread-safe, unlike the rest."""
+        self._shutdown_reason = reason
+        with contextlib.suppress(OSError):  # closed meanwhile
+            # Not SSLSocket's own: it takes the TLS state away from under the thread that reads.
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+    # --- one exchange ---
+
+    def send(
+        self,
+        head: bytes,
+        body: bytes | Iterable[bytes] | None,
+        length: int | None,
+        read_timeout: float | None,
+        deadline: Deadline,
+    ) -> None:
+        """Write a request. An iterable body goes chunked, or, with `length`, as that many bytes.
+
+        A server that answers before it has read everything and closes makes the writing fail; its answer is read
+        all the same (`read_head`), and only if there is none the failure is raised.
+        """
+        self.uses += 1
+        self.answered = False
+        self._read_timeout = read_timeout
+        self._deadline = deadline
+        self._arm()
+        try:
+            if body is None:
+                self._socket.sendall(head)
+            elif isinstance(body, bytes):
+                if len(head) + len(body) <= RECEIVE:
+                    self._socket.sendall(head + body)
+                else:
+                    self._socket.sendall(head)
+                    self._send_all(body)
+            else:
+                self._socket.sendall(head)
+                self._send_stream(body, length)
+        except OSError as error:
+            if isinstance(error, RequestException):
+                raise
+            if isinstance(error, TimeoutError) and not self._readable():
+                raise self._timed_out("took nothing") from None
+            self._send_error = error
+
+    def read_head(self, method: str) -> Head:
+        """Read the head of the response, past any 1xx.
+
+        Raises:
+            ConnectionBroken: The connection ended first; `answered` says whether anything came.
+            InvalidResponse: What came is not HTTP/1, or its head is too large.
+            ReadTimeout: Nothing came in time.
+        """
+        for _ in range(MAX_INFORMATIONAL):
+            data = self._buffer or self._receive(RECEIVE)
+            while True:
+                if not data:
+                    raise self._broken("closed the connection without answering")
+                self.answered = True
+                end = HEAD_END.search(data)
+                if end is not None:
+                    break
+                if len(data) > MAX_HEAD:
+                    self._buffer = b""
+                    raise InvalidResponse(f"{self.host} sent a header of more than {MAX_HEAD} bytes")
+                if not data.startswith(b"HTTP/"[: len(data)]):
+                    return _wire.parse_head(data, method, self.host)  # raises, and shows what came
+                more = self._receive(RECEIVE)
+                if not more:
+                    raise self._broken(f"closed the connection in the middle of the header, after {len(data)} bytes")
+                data += more
+            head = _wire.parse_head(data[: end.start()], method, self.host)
+            self._buffer = data[end.end() :]
+            if head.status == 101:
+                raise InvalidResponse(f"{self.host} switched protocols (101) without being asked to")
+            if head.status >= 200:
+                return head
+        raise InvalidResponse(f"{self.host} sent {MAX_INFORMATIONAL} interim responses (1xx) and no final one")
+
+    def take(self, limit: int) -> bytes:
+        """At least one and at most `limit` bytes of what comes next; empty at the end of the connection."""
+        data = self._buffer or self._receive(min(max(limit, RECEIVE), 4 * RECEIVE))
+        if len(data) <= limit:
+            self._buffer = b""
+            return data
+        self._buffer = data[limit:]
+        return data[:limit]
+
+    def take_line(self) -> bytes:
+        """The next line with its end; what there is of it at the end of the connection."""
+        data = self._buffer
+        while (end := data.find(b"\n")) < 0:
+            if len(data) > MAX_LINE:
+                raise ChunkedEncodingError(f"{self.host} sent a chunk line of more than {MAX_LINE} bytes")
+            more = self._receive(RECEIVE)
+            if not more:
+                self._buffer = b""
+                return data
+            data += more
+        self._buffer = data[end + 1 :]
+        return data[: end + 1]
+
+    def _send_all(self, data: bytes) -> None:
+        view = memoryview(data)
+        for start in range(0, len(view), SEND):
+            self._arm()
+            self._socket.sendall(view[start : start + SEND])
+
+    def _send_stream(self, chunks: Iterable[bytes], length: int | None) -> None:
+        sent = 0
+        for chunk in chunks:
+            if not chunk:
+                continue  # an empty chunk would end a chunked body (RFC 9112 §7.1)
+            sent += len(chunk)
+            if length is not None and sent > length:
+                break
+            self._send_all(chunk if length is not None else b"%x\r\n%b\r\n" % (len(chunk), chunk))
+        if length is None:
+            self._send_all(b"0\r\n\r\n")
+        elif sent != length:
+            more = "more than " if sent > length else ""
+            raise RequestException(
+                f"the body for {self.host} has {more}{min(sent, length)} bytes where Content-Length promised {length}"
+            )
+
+    def _receive(self, size: int) -> bytes:
+        self._arm()
+        try:
+            return self._socket.recv(size)
+        except TimeoutError:
+            raise self._timed_out("sent nothing") from None
+        except OSError as error:
+            raise self._broken(f"broke the connection: {error}") from error
+
+    def _arm(self) -> None:
+        """Set the socket's timeout for the next call, if it is not what it has."""
+        timeout = self._read_timeout
+        if self._deadline.at != float("inf"):
+            left = max(self._deadline.at - self._clock.now(), 1e-6)  # 0 would mean not to block at all
+            timeout = left if timeout is None else min(timeout, left)
+        if timeout != self._timeout:
+            self._socket.settimeout(timeout)
+            self._timeout = timeout
+
+    def _timed_out(self, what: str) -> RequestException:
+        if self._timeout == self._read_timeout:
+            return ReadTimeout(f"{self.host} {what} for {self._read_timeout:g} s (Timeout.read)")
+        return ReadTimeout(f"{self.host} {what} before the deadline ({self._deadline.limit})")
+
+    def _broken(self, how: str) -> ConnectionBroken:
+        if self._shutdown_reason:
+            return ConnectionBroken(f"the connection to {self.host} was cut: {self._shutdown_reason}")
+        if self._send_error is not None:
+            how += f" (and took only part of the request: {self._send_error})"
+        return ConnectionBroken(f"{self.host} {how}")
+
+
+class Hold(Protocol):
+    """What a body gives back when it has ended; the permit and the connection of its exchange."""
+
+    def end(self, head: Head, *, complete: bool) -> None: ...
+    def abandon(self) -> None: ...
+
+
+class Releasable(Protocol):
+    """A lease that lasts as long as a stream."""
+
+    def release(self) -> None: ...
+    def abandon(self) -> None: ...
+
+
+class Body:
+    """The body of one response as it comes over the wire, without its framing; a readable for urllib3's decoders.
+
+    Confined to the lease's thread. When the last byte has been read, or on `close`, the connection goes back; if it is
+    dropped unread, the collector gives the permit back.
+
+    Attributes:
+        received: Bytes so far.
+        trailers: The trailer section of a chunked body (RFC 9112 §7.1.2), once it has ended.
+        lease: Released when the body has ended, if somebody sets it.
+    """
+
+    __slots__ = ("__weakref__", "_connection", "_head", "_hold", "_left", "lease", "received", "trailers")
+
+    def __init__(self, connection: Connection, head: Head, hold: Hold) -> None:
+        self._connection = connection
+        self._head = head
+        self._hold: Hold | None = hold
+        # Bytes to come, of the current chunk if chunked; None: until the connection ends.
+        self._left: int | None = 0 if head.chunked else head.length
+        self.received = 0
+        self.trailers: _wire.Fields = ()
+        self.lease: Releasable | None = None
+        if self._left == 0 and not head.chunked:
+            self._end(complete=True)
+
+    @property
+    def closed(self) -> bool:
+        """Nothing more will come."""
+        return self._hold is None
+
+    def read(self, amt: int | None = None) -> bytes:
+        """`amt` bytes, fewer at the end; everything, without `amt`."""
+        pieces = []
+        wanted = float("inf") if amt is None or amt < 0 else amt
+        while wanted > 0 and (piece := self.read1(int(min(wanted, 4 * RECEIVE)))):
+            pieces.append(piece)
+            wanted -= len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def read1(self, amt: int = RECEIVE) -> bytes:
+        """What has come, at most `amt` bytes, blocking only for the first; empty at the end.
+
+        Raises:
+            IncompleteRead: The connection ended before the body did.
+            ChunkedEncodingError: The chunks are not framed as they must be.
+            ReadTimeout: Nothing came in time.
+        """
+        if self._hold is None:
+            return b""
+        try:
+            return self._next(amt)
+        except ConnectionBroken as error:
+            self._end(complete=False)
+            raise self._incomplete(str(error)) from error
+        except BaseException:
+            self._end(complete=False)
+            raise
+
+    def close(self) -> None:
+        """Give the connection back now; one with unread bytes is closed, since they would be the next answer."""
+        if self._hold is not None:
+            self._end(complete=False)
+
+    def __del__(self) -> None:
+        if self._hold is not None:
+            self._hold.abandon()
+            if self.lease is not None:
+                self.lease.abandon()
+
+    def _next(self, limit: int) -> bytes:
+        if self._head.chunked and self._left == 0:
+            self._left = self._read_chunk_size()
+            if self._left == 0:
+                self._read_trailers()
+                self._end(complete=True)
+                return b""
+        left = self._left
+        piece = self._connection.take(limit if left is None else min(limit, left))
+        self.received += len(piece)
+        if left is None:
+            if not piece:
+                self._end(complete=True)
+        elif not piece:
+            raise self._incomplete(f"{self._connection.host} closed the connection")
+        else:
+            self._left = left = left - len(piece)
+            if left == 0:
+                if not self._head.chunked:
+                    self._end(complete=True)
+                elif (line := self._connection.take_line()) not in (b"\r\n", b"\n"):
+                    if not line:
+                        raise self._incomplete(f"{self._connection.host} closed the connection")
+                    raise ChunkedEncodingError(
+                        f"{self._connection.host} sent a chunk longer than its size (RFC 9112 §7.1)"
+                    )
+        return piece
+
+    def _read_chunk_size(self) -> int:
+        line = self._connection.take_line()
+        if not line.endswith(b"\n"):
+            raise self._incomplete(f"{self._connection.host} closed the connection")
+        return _wire.parse_chunk_size(line, self._connection.host)
+
+    def _read_trailers(self) -> None:
+        raw = b""
+        while (line := self._connection.take_line()) not in (b"\r\n", b"\n"):
+            if not line.endswith(b"\n"):
+                raise self._incomplete(f"{self._connection.host} closed the connection")
+            raw += line
+            if len(raw) > MAX_HEAD:
+                raise ChunkedEncodingError(f"{self._connection.host} sent trailers of more than {MAX_HEAD} bytes")
+        self.trailers = _wire.split_fields(raw)
+
+    def _incomplete(self, how: str) -> IncompleteRead:
+        expected = self._head.length
+        promised = "its last chunk" if expected is None else f"all of {expected}"
+        return IncompleteRead(
+            f"{how}: {self.received} bytes of the body came, not {promised}",
+            received=self.received,
+            expected=expected,
+        )
+
+    def _end(self, *, complete: bool) -> None:
+        hold, self._hold = self._hold, None
+        if hold is not None:
+            hold.end(self._head, complete=complete)
+            if self.lease is not None:
+                self.lease.release()
+
+
+class Connector:
+    """Opens connections. Thread-safe: it shares only TLS contexts, which are never changed once made."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._contexts: dict[Hashable, ssl.SSLContext] = {}
+        self._making = threading.Lock()
+
+    def connect(self, route: Route, timeout: float | None, deadline: Deadline) -> HTTPConnection:
+        """A connected urllib3 connection, TLS done and the proxy's tunnel open.
+
+        Raises:
+            ConnectTimeout, NameResolutionError, ConnectError, SSLError, ProxyError: It could not be had; the request
+                was not sent.
+        """
+        limit = Deadline.after(timeout, self._clock.now(), "Timeout.connect").earlier(deadline)
+        left = None if limit.at == float("inf") else max(limit.at - self._clock.now(), 1e-6)
+        connection = self._prepare(route, left)
+        try:
+            connection.connect()
+        except BaseException as error:
+            connection.close()
+            raise self._translate(error, route, limit) from error
+        sock = connection.sock
+        if hasattr(sock, "suppress_ragged_eofs"):
+            # Without close_notify an end may be an attacker's: it must not pass for the end of a body (RFC 9112 §9.8).
+            sock.suppress_ragged_eofs = False
+        return connection
+
+    def _prepare(self, route: Route, timeout: float | None) -> HTTPConnection:
+        proxy = route.proxy
+        context = self._context(route.verify, route.cert) if "https" in (route.scheme, proxy and proxy.scheme) else None
+        if proxy is None:
+            if context is None:
+                return _Plain(route.host, route.port, timeout=timeout)
+            return _Secure(route.host, route.port, timeout=timeout, ssl_context=context)
+        host, port = proxy.host or "", proxy.port or (443 if proxy.scheme == "https" else 80)
+        config = ProxyConfig(
+            ssl_context=context, use_forwarding_for_https=False, assert_hostname=None, assert_fingerprint=None
+        )
+        connection: HTTPConnection
+        if context is None:
+            connection = _Plain(host, port, timeout=timeout, proxy=proxy, proxy_config=config)
+        else:
+            connection = _Secure(host, port, timeout=timeout, ssl_context=context, proxy=proxy, proxy_config=config)
+        if not route.is_forwarding:
+            headers = (
+                {"Proxy-Authorization": _wire.basic_credentials(*_wire.userinfo(proxy.auth))} if proxy.auth else {}
+            )
+            connection.set_tunnel(route.host, route.port, headers, scheme=proxy.scheme or "http")
+        return connection
+
+    def _context(self, verify: bool | str | ssl.SSLContext, cert: str | tuple[str, str] | None) -> ssl.SSLContext:
+        if isinstance(verify, ssl.SSLContext):
+            if cert is not None:
+                raise ValueError("give the client's certificate to the SSLContext itself, not as cert= beside it")
+            return verify
+        key = (verify, cert)
+        with self._making:  # 15 ms each: 32 threads that start together must not all make the same one
+            context = self._contexts.get(key)
+            if context is None:
+                context = self._contexts[key] = _make_context(verify, cert)
+        return context
+
+    def _translate(self, error: BaseException, route: Route, limit: Deadline) -> BaseException:
+        target = route.key
+        if route.proxy is not None and not isinstance(error, ssl.SSLError) and isinstance(error, (HTTPError, OSError)):
+            return ProxyError(f"no way to {target}: {_reason(error.__cause__ or error)}")
+        if isinstance(error, (ConnectTimeoutError, TimeoutError)):
+            return ConnectTimeout(f"{target} was not connected in time ({limit.limit})")
+        if isinstance(error, Urllib3NameResolutionError):
+            cause = error.__cause__ or error
+            return NameResolutionError(f"the name of {target} cannot be resolved: {_reason(cause)}")
+        if isinstance(error, ssl.SSLError):
+            return SSLError(f"TLS with {target} failed: {_reason(error)}")
+        if isinstance(error, (HTTPError, LocationParseError)):
+            return ConnectError(f"{target} cannot be connected: {_reason(error.__cause__ or error)}")
+        if isinstance(error, OSError):
+            return ConnectError(f"{target} cannot be connected: {_reason(error)}")
+        if isinstance(error, UnicodeError):
+            return NameResolutionError(f"the name of {target} cannot be resolved: {error}")
+        return error
+
+
+class _TimedTcp(HTTPConnection):
+    """One limit over TCP, proxy and TLS: what TCP left of the time is what the handshake gets, not the same again."""
+
+    def _new_conn(self) -> socket.socket:
+        if self.timeout is None:
+            return super()._new_conn()
+        limit = float(self.timeout)
+        started = SYSTEM_CLOCK.now()
+        sock = super()._new_conn()
+        sock.settimeout(max(limit - (SYSTEM_CLOCK.now() - started), 1e-3))
+        return sock
+
+
+class _Plain(_TimedTcp):
+    pass
+
+
+class _Secure(_TimedTcp, HTTPSConnection):
+    pass
+
+
+class _SealedContext(ssl.SSLContext):
+    """A context that stays as it was made.
+
+    urllib3 sets verify mode and ALPN again for each connection, and to change a context in use by another thread has
+    crashed interpreters.
+    """
+
+    _sealed = False
+
+    def seal(self) -> ssl.SSLContext:
+        """From now on nothing changes."""
+        self._sealed = True
+        return self
+
+    def set_alpn_protocols(self, alpn_protocols: Iterable[str]) -> None:
+        if not self._sealed:
+            super().set_alpn_protocols(alpn_protocols)
+
+    @property  # type: ignore[override]  # typeshed says int; it is this
+    def verify_mode(self) -> ssl.VerifyMode:
+        return super().verify_mode
+
+    @verify_mode.setter
+    def verify_mode(self, value: ssl.VerifyMode) -> None:
+        if not self._sealed:
+            ssl.SSLContext.verify_mode.__set__(self, value)  # type: ignore[attr-defined]  # a property
+
+
+def _make_context(verify: bool | str, cert: str | tuple[str, str] | None) -> ssl.SSLContext:
+    context = _SealedContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        if verify is True:
+            context.load_default_certs()
+        elif verify is False:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        elif Path(verify).is_dir():
+            context.load_verify_locations(capath=verify)
+        else:
+            context.load_verify_locations(cafile=verify)
+    except OSError as error:
+        raise SSLError(f"verify={verify!r} holds no certificates that can be read: {_reason(error)}") from error
+    if cert is not None:
+        try:
+            context.load_cert_chain(*((cert,) if isinstance(cert, str) else cert))
+        except OSError as error:
+            raise SSLError(f"cert={cert!r} is no client certificate that can be read: {_reason(error)}") from error
+    context.set_alpn_protocols(["http/1.1"])
+    return context.seal()
+
+
+def _readability(sock: socket.socket) -> Callable[[], Any]:
+    """A function that says at once whether `sock` has something to read, or has ended."""
+    if hasattr(select, "poll"):
+        poller = select.poll()  # kept: to make one per look costs four times the look
+        poller.register(sock, select.POLLIN)
+        return functools.partial(poller.poll, 0)
+    return lambda: select.select([sock], [], [], 0)[0]
+
+
+def _reason(error: BaseException) -> str:
+    """What the system said, without the object's address and class that urllib3 puts before it."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_message
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error)

@@ -1,0 +1,181 @@
+"""One lock around the ledger, and the waiting that must not happen under it.
+
+The order of every call: take the lock, let the ledger decide, free the lock, act on what it decided.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Generic
+
+from sessionpool._clock import Clock, Deadline
+from sessionpool._ledger import Actions, Ledger, Permit, PoolStats, QueueFullError, State, T
+from sessionpool.exceptions import PoolClosed, PoolQueueFull, PoolTimeout
+
+
+class Gate(Generic[T]):
+    """Grants permits, first come first served per key. Thread-safe.
+
+    Args:
+        ledger: Decides; used by nobody else.
+        clock: For waiting and for the age of idle items.
+        close: Called with an item that is to be closed and the reason; outside the lock.
+        name: The pool's name, for errors.
+        describe: A key in words, for errors.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger[T],
+        clock: Clock,
+        close: Callable[[T, str], None],
+        name: str = "default",
+        *,
+        describe: Callable[[Any], str] = str,
+    ) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._close = close
+        self._name = name
+        self._describe = describe
+        self._lock = threading.Lock()
+        self._closed = False
+        # Permits given up by finalizers. The collector may run anywhere, also under the lock in this very thread, so a
+        # finalizer never waits for the lock; whoever frees the lock looks here next (cpython #76757).
+        self._abandoned: deque[Permit[T]] = deque()
+
+    def acquire(self, permit: Permit[T], deadline: Deadline) -> None:
+        """Lease a new permit, waiting for it if need be; afterwards an evicted item has been closed.
+
+        If this raises, also a `KeyboardInterrupt` at any point, `release(permit)` puts everything right.
+
+        Raises:
+            PoolTimeout: The deadline passed first.
+            PoolQueueFull: It would have to wait and no more may.
+            PoolClosed: The gate is closed, or was closed while it waited.
+        """
+        with self._lock:
+            if self._closed:
+                raise PoolClosed(f"pool {self._name!r} is closed; {self._describe(permit.key)} was not asked")
+            try:
+                granted = self._ledger.request(permit, self._clock.now())
+            except QueueFullError:
+                raise PoolQueueFull(
+                    f"pool {self._name!r}: {self._ledger.waiting} threads are waiting already, "
+                    f"as many as Limits.waiting allows; {self._describe(permit.key)} was not asked"
+                ) from None
+            if not granted:
+                permit.baton = threading.Lock()
+                permit.baton.acquire()
+        if self._abandoned:
+            self._take_back_abandoned()
+        if not granted:
+            self._await(permit, deadline)
+        if permit.evicted is not None:
+            # Closed by the one it made room for, before that one connects: the bound holds at the server too.
+            evicted, permit.evicted = permit.evicted, None
+            self._close(evicted, "evicted")
+
+    def release(self, permit: Permit[T], item: T | None = None) -> None:
+        """Give a permit back from whatever state it is in, with its item if that can be used again."""
+        with self._lock:
+            kept = None if self._closed else item
+            actions = Actions[T]()
+            if not self._ledger.withdraw(permit):
+                actions = self._ledger.release(permit, kept, self._clock.now())
+        if item is not None and kept is None:
+            self._close(item, "shutdown")
+        self._act(actions)
+        if self._abandoned:
+            self._take_back_abandoned()
+
+    def abandon(self, permit: Permit[T]) -> None:
+        """Give a permit back from a finalizer: takes no lock that is not free this instant."""
+        self._abandoned.append(permit)
+        self._take_back_abandoned()
+
+    def close(self) -> Actions[T]:
+        """Refuse whoever comes, send waiters away with `PoolClosed`, close what is idle; idempotent.
+
+        Returns what was done. Leased permits stay with their holders.
+        """
+        with self._lock:
+            self._closed = True
+            actions = self._ledger.drain()
+        for item in actions.close:
+            self._close(item, "shutdown")
+        self._act(Actions(wake=actions.wake))
+        return actions
+
+    def leased_items(self) -> list[T]:
+        """The items in use at this moment."""
+        with self._lock:
+            return [permit.item for permit in self._ledger.leased() if permit.item is not None]
+
+    def stats(self) -> PoolStats:
+        """All counts at one moment."""
+        with self._lock:
+            return self._ledger.stats()
+
+    def _await(self, permit: Permit[T], deadline: Deadline) -> None:
+        assert permit.baton is not None
+        asked = self._clock.now()
+        in_time = self._clock.wait(permit.baton, deadline.at)
+        if permit.state is State.LEASED:
+            return
+        with self._lock:
+            if in_time or self._closed:
+                raise PoolClosed(f"pool {self._name!r} was closed while {self._describe(permit.key)} was waited for")
+            if not self._ledger.withdraw(permit):
+                # Served between the time-out and this lock. It is ours, so use it.
+                return
+            stats = self._ledger.stats()
+            holders = self._ledger.holders(permit.key)
+        waited = self._clock.now() - asked
+        raise PoolTimeout(self._explain(permit, deadline, waited, stats, holders), stats=stats)
+
+    def _explain(
+        self,
+        permit: Permit[T],
+        deadline: Deadline,
+        waited: float,
+        stats: PoolStats,
+        holders: list[Permit[T]],
+    ) -> str:
+        host = stats.hosts.get(permit.key)
+        counts = (
+            f"{host.leased} of {host.limit} leased, {host.idle} idle, {host.waiting} more waiting"
+            if host
+            else "none open"
+        )
+        text = (
+            f"no permit for {self._describe(permit.key)} came free within {waited:.3g} s ({deadline.limit}) "
+            f"in pool {self._name!r}: {counts}; over all hosts {stats.leased + stats.idle} of {stats.capacity} open"
+        )
+        if holders:
+            oldest = holders[0]
+            names = {thread.ident: thread.name for thread in threading.enumerate()}
+            who = names.get(oldest.thread, "a thread that has ended")
+            text += f"; held longest: {self._clock.now() - oldest.since:.3g} s, by {who}"
+        return text
+
+    def _act(self, actions: Actions[T]) -> None:
+        for permit in actions.wake:
+            assert permit.baton is not None
+            permit.baton.release()
+        for item in actions.close:
+            self._close(item, "expired")
+
+    def _take_back_abandoned(self) -> None:
+        # If the lock is taken, its holder comes by here when it has freed it, and finds what was appended before.
+        while self._abandoned and self._lock.acquire(blocking=False):
+            try:
+                permit = self._abandoned.popleft()
+                actions = self._ledger.release(permit, None, self._clock.now())
+            except IndexError:  # another thread was quicker
+                continue
+            finally:
+                self._lock.release()
+            self._act(actions)

@@ -1,0 +1,108 @@
+"""Running a function over many items on worker threads, with results as they come and never too many at once."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
+from typing import Any, Generic, TypeVar
+
+from sessionpool import _wire
+
+R = TypeVar("R")
+
+
+class Results(Iterator[R], Generic[R]):
+    """The results of one `SessionPool.map`; made there. Confined to the thread that iterates.
+
+    Items are taken from their iterable in the iterating thread, a few ahead of what has been yielded (twice the number
+    of workers), so that a million items need no memory and a generator of items needs no lock.
+
+    Args:
+        run: Called in a worker thread with an item.
+        items: May be endless.
+        workers: Threads.
+        ordered: Yield in the order of the items instead of as they finish.
+        return_exceptions: Yield an exception in place of a result instead of raising it.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Any], R],
+        items: Iterable[Any],
+        *,
+        workers: int,
+        ordered: bool,
+        return_exceptions: bool,
+        thread_name: str,
+    ) -> None:
+        self._run = run
+        self._items = iter(items)
+        self._window = 2 * workers
+        self._ordered = ordered
+        self._return_exceptions = return_exceptions
+        self._executor = ThreadPoolExecutor(workers, thread_name)
+        self._outstanding: deque[Future[R]] = deque()  # in order of the items
+        self._finished: SimpleQueue[Future[R]] = SimpleQueue()
+        self._waiting = 0  # handed to workers and not yielded
+        self._exhausted = False
+
+    def __iter__(self) -> Results[R]:
+        return self
+
+    def __next__(self) -> R:
+        try:
+            self._hand_out()
+            if not self._waiting:
+                raise StopIteration
+            future = self._outstanding.popleft() if self._ordered else self._finished.get()
+            error = future.exception()  # waits, when ordered
+            self._waiting -= 1
+            if error is None:
+                return future.result()
+            if self._return_exceptions and isinstance(error, Exception):
+                return error  # type: ignore[return-value]  # what return_exceptions asks for
+            raise error
+        except BaseException:
+            # Also the end, a KeyboardInterrupt while waiting, and a failure of the items themselves.
+            self.close()
+            raise
+
+    def __del__(self) -> None:
+        if hasattr(self, "_executor"):
+            self.close()
+
+    def close(self) -> None:
+        """Hand out nothing more; items in the hands of workers are finished, their results dropped. Idempotent."""
+        self._exhausted = True
+        self._waiting = 0
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _hand_out(self) -> None:
+        while not self._exhausted and self._waiting < self._window:
+            try:
+                item = next(self._items)
+            except StopIteration:
+                self._exhausted = True
+                return
+            future = self._executor.submit(self._run, item)
+            self._waiting += 1
+            if self._ordered:
+                self._outstanding.append(future)
+            else:
+                future.add_done_callback(self._finished.put)
+
+
+@contextlib.contextmanager
+def naming(item: Any) -> Iterator[None]:
+    """Attach `item` to an exception: as `.item`, and as a note without what may be secret in a URL."""
+    try:
+        yield
+    except BaseException as error:
+        with contextlib.suppress(AttributeError):  # an exception with slots
+            error.item = item  # type: ignore[attr-defined]
+        shown = _wire.redacted(item) if isinstance(item, str) else f"a {type(item).__name__} (see .item)"
+        error.add_note(f"while working on {shown:.300}")
+        raise

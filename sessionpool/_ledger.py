@@ -1,0 +1,337 @@
+r"""Who holds what and who is next: the pool's bookkeeping, without lock, clock or I/O.
+
+A *permit* is the right to have one item (a connection) open for a key (a host). It is asked for, perhaps waits, is
+leased, and is given back with its item (which then lies *idle*, ready for the next) or without. The ledger only
+decides; `Gate` asks it under one lock and does what it said after the lock is free.
+
+    NEW --request--> LEASED --release--> RETURNED
+        \--> WAITING --(served)--> LEASED
+                     \--withdraw--> RETURNED
+
+What holds after every call (`tests/test_ledger.py` checks this list against a model):
+
+1.  Per key, leased + idle <= limit; over all keys, leased + idle <= total. A leased permit counts from the moment it is
+    granted, whether or not its item is open yet. (A limit lowered at run time is met as items come back.)
+2.  No one waits in vain: if a key has a waiter, none of its items is idle, and either all that its limit allows are
+    leased, or all that the total allows are leased.
+3.  Waiters of one key are served in the order they came. Keys that wait for the total are served in turn.
+4.  Of idle items the newest that fits is taken first (the warmest works), the oldest is closed first (the coldest
+    goes).
+5.  An item is handed only to a permit of its own key and identity, and is idle, leased with one permit, or forgotten.
+6.  A key with nothing leased, idle or waiting is not remembered.
+
+Items of one key may differ in *identity* (TLS settings, proxy credentials): they share the key's limit, and nothing
+else.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
+
+import attrs
+
+if TYPE_CHECKING:
+    from sessionpool._clock import Baton
+
+
+class Item(Protocol):
+    """What can be kept idle. Compared and hashed as an object, not by value."""
+
+    @property
+    def identity(self) -> Hashable: ...
+
+
+T = TypeVar("T", bound=Item)
+
+
+class State(enum.Enum):
+    """Where a permit stands; see the module's diagram."""
+
+    NEW = enum.auto()
+    WAITING = enum.auto()
+    LEASED = enum.auto()
+    RETURNED = enum.auto()
+
+
+@attrs.define(eq=False)
+class Permit(Generic[T]):
+    """The right to one item; made by whoever wants it, written to only under the gate's lock until it is leased.
+
+    Attributes:
+        key: What the limit counts by.
+        identity: Which items it can use.
+        thread: Ident of the thread that asked.
+        item: The item that came with it, or that its holder opened; `None` if there is none yet.
+        evicted: An idle item that made room for this one; the holder closes it before it opens its own.
+        since: The instant it was granted.
+        baton: Released when a waiter may go on.
+    """
+
+    key: Hashable
+    identity: Hashable
+    thread: int
+    state: State = State.NEW
+    item: T | None = None
+    evicted: T | None = None
+    since: float = 0.0
+    baton: Baton | None = None
+
+
+class Actions(NamedTuple, Generic[T]):
+    """What is to be done once the lock is free: let these permits go on, close these items."""
+
+    wake: Sequence[Permit[T]] = ()
+    close: Sequence[T] = ()
+
+
+@attrs.frozen
+class HostStats:
+    """Connections of one host at one moment."""
+
+    leased: int
+    idle: int
+    waiting: int
+    limit: int
+
+
+@attrs.frozen
+class PoolStats:
+    """The pool at one moment.
+
+    Attributes:
+        leased: Connections in use, being opened included.
+        idle: Connections that lie ready.
+        waiting: Threads that wait for one.
+        capacity: `Limits.total`.
+        peak: Most that were ever open at once.
+        opened: Permits granted without an item since the start: each opened a connection, or tried to.
+        reused: Permits granted with an item since the start.
+        hosts: The same per host, for hosts that have any.
+        sessions: Sessions leased now.
+    """
+
+    leased: int
+    idle: int
+    waiting: int
+    capacity: int
+    peak: int
+    opened: int
+    reused: int
+    hosts: Mapping[Hashable, HostStats]
+    sessions: int = 0
+
+
+class QueueFullError(Exception):
+    """`max_waiting` permits are waiting already."""
+
+
+class _Host(Generic[T]):
+    """One key's permits and items."""
+
+    __slots__ = ("idle", "key", "leased", "limit", "waiters")
+
+    def __init__(self, key: Hashable, limit: int) -> None:
+        self.key = key
+        self.limit = limit
+        self.leased: dict[Permit[T], None] = {}  # in the order granted, so the first is the longest held
+        self.idle: list[T] = []  # oldest first
+        self.waiters: OrderedDict[Permit[T], None] = OrderedDict()  # oldest first; O(1) to leave from the middle
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.leased or self.idle or self.waiters)
+
+
+class Ledger(Generic[T]):
+    """The books of one pool. Confined: whoever calls holds the gate's lock.
+
+    Args:
+        limit_of: The limit for a key, asked once when the key turns up.
+        total: The limit over all keys.
+        max_waiting: How many permits may wait; `None` for any number.
+        max_idle: Seconds after which an idle item is to be closed.
+    """
+
+    def __init__(
+        self,
+        limit_of: Callable[[Hashable], int],
+        total: float,
+        *,
+        max_waiting: int | None = None,
+        max_idle: float = float("inf"),
+    ) -> None:
+        self.total = total
+        self.max_waiting = max_waiting
+        self.max_idle = max_idle
+        self.open = 0
+        self.waiting = 0
+        self.peak = 0
+        self.opened = 0
+        self.reused = 0
+        self._limit_of = limit_of
+        self._hosts: dict[Hashable, _Host[T]] = {}
+        self._idle: OrderedDict[T, tuple[_Host[T], float]] = OrderedDict()  # coldest first, over all keys
+        # Keys with a waiter and below their own limit, that is, waiting for the total; whose turn is next, first.
+        self._turns: OrderedDict[_Host[T], None] = OrderedDict()
+
+    def request(self, permit: Permit[T], now: float) -> bool:
+        """Lease the permit (True), or put it at the end of its key's queue (False).
+
+        Raises:
+            QueueFullError: It would have to wait and may not.
+        """
+        host = self._hosts.get(permit.key)
+        if host is None:
+            host = self._hosts[permit.key] = _Host(permit.key, self._limit_of(permit.key))
+        if not host.waiters and self._grant(host, permit, now):
+            return True
+        if self.max_waiting is not None and self.waiting >= self.max_waiting:
+            self._forget_if_empty(host)
+            raise QueueFullError
+        permit.state = State.WAITING
+        host.waiters[permit] = None
+        self.waiting += 1
+        if len(host.leased) < host.limit:
+            self._turns[host] = None
+        return False
+
+    def release(self, permit: Permit[T], item: T | None, now: float) -> Actions[T]:
+        """Take a leased permit back, with its item if that can be used again.
+
+        Returning one twice is harmless; an item that comes with it is closed.
+        """
+        if permit.state is not State.LEASED:
+            return Actions(close=(item,)) if item is not None else Actions()
+        permit.state = State.RETURNED
+        permit.item = None
+        host = self._hosts[permit.key]
+        del host.leased[permit]
+        surplus: list[T] = []
+        if item is None:
+            self.open -= 1
+        elif self.open > self.total or len(host.leased) + len(host.idle) >= host.limit:
+            self.open -= 1
+            surplus.append(item)
+        else:
+            host.idle.append(item)
+            self._idle[item] = (host, now)
+        if host.waiters:
+            self._turns[host] = None
+        wake = self._serve(now) if self._turns else ()
+        if self._idle:
+            # One look at the coldest of all per release keeps the idle within their age without a thread for it.
+            coldest, (owner, since) = next(iter(self._idle.items()))
+            if since + self.max_idle <= now:
+                surplus.append(self._drop_idle(coldest, owner))
+                self._forget_if_empty(owner)
+        self._forget_if_empty(host)
+        return Actions(wake, surplus)
+
+    def withdraw(self, permit: Permit[T]) -> bool:
+        """Leave the queue: True if it was still waiting, False if it had been served (then it is leased)."""
+        if permit.state is not State.WAITING:
+            return False
+        permit.state = State.RETURNED
+        host = self._hosts[permit.key]
+        del host.waiters[permit]
+        self.waiting -= 1
+        if not host.waiters:
+            self._turns.pop(host, None)
+            self._forget_if_empty(host)
+        return True
+
+    def drain(self) -> Actions[T]:
+        """Send all waiters away and forget all idle items; leased permits stay until they are released."""
+        wake = [permit for host in self._hosts.values() for permit in host.waiters]
+        close = list(self._idle)
+        for permit in wake:
+            self.withdraw(permit)
+        for item, (host, _) in list(self._idle.items()):
+            self._drop_idle(item, host)
+            self._forget_if_empty(host)
+        return Actions(wake, close)
+
+    def leased(self) -> Iterator[Permit[T]]:
+        """Every leased permit."""
+        for host in self._hosts.values():
+            yield from host.leased
+
+    def holders(self, key: Hashable) -> list[Permit[T]]:
+        """The leased permits of one key, the longest held first."""
+        host = self._hosts.get(key)
+        return list(host.leased) if host else []
+
+    def stats(self) -> PoolStats:
+        """All counts at this moment."""
+        return PoolStats(
+            leased=self.open - len(self._idle),
+            idle=len(self._idle),
+            waiting=self.waiting,
+            capacity=int(self.total) if self.total != float("inf") else 0,
+            peak=self.peak,
+            opened=self.opened,
+            reused=self.reused,
+            hosts={
+                key: HostStats(len(host.leased), len(host.idle), len(host.waiters), host.limit)
+                for key, host in self._hosts.items()
+            },
+        )
+
+    def _serve(self, now: float) -> list[Permit[T]]:
+        """Lease to waiters while there is room, one of each key in turn."""
+        served: list[Permit[T]] = []
+        while self._turns:
+            host = next(iter(self._turns))
+            permit = next(iter(host.waiters))
+            if not self._grant(host, permit, now):
+                break  # The total binds, and it binds for all; this key's turn stays the next.
+            del host.waiters[permit]
+            self.waiting -= 1
+            served.append(permit)
+            del self._turns[host]
+            if host.waiters and len(host.leased) < host.limit:
+                self._turns[host] = None
+        return served
+
+    def _grant(self, host: _Host[T], permit: Permit[T], now: float) -> bool:
+        """Lease `permit` if there is an item for it or room for one, made by closing an idle one where need be."""
+        idle = host.idle
+        for index in range(len(idle) - 1, -1, -1):
+            item = idle[index]
+            if item.identity == permit.identity:
+                del idle[index]
+                del self._idle[item]
+                permit.item = item
+                self.reused += 1
+                break
+        else:
+            if len(host.leased) + len(idle) >= host.limit:
+                if not idle:
+                    return False
+                permit.evicted = self._drop_idle(idle[0], host)
+            elif self.open >= self.total:
+                if not self._idle:
+                    return False
+                coldest, (owner, _) = next(iter(self._idle.items()))
+                permit.evicted = self._drop_idle(coldest, owner)
+                self._forget_if_empty(owner)  # never this host: it has nothing idle here
+            self.open += 1
+            self.opened += 1
+            self.peak = max(self.peak, self.open)
+        permit.state = State.LEASED
+        permit.since = now
+        host.leased[permit] = None
+        return True
+
+    def _drop_idle(self, item: T, host: _Host[T]) -> T:
+        host.idle.remove(item)
+        del self._idle[item]
+        self.open -= 1
+        return item
+
+    def _forget_if_empty(self, host: _Host[T]) -> None:
+        if host.is_empty:
+            self._hosts.pop(host.key, None)

@@ -1,0 +1,896 @@
+"""What is sent and what came back: headers, URLs, bodies, `PreparedRequest`, `Response`; requests' names for them.
+
+A message's header has one of two forms. Most are never looked at and stay a block of bytes, put together from parts
+that were encoded once; on first access it becomes a mapping, and from then on the mapping is what counts. All
+classes here are confined to the thread that holds the session, but for the immutable `Target`.
+"""
+
+from __future__ import annotations
+
+import codecs
+import datetime as dt
+import functools
+import io
+import json as json_module
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlencode
+
+import attrs
+import charset_normalizer
+
+from sessionpool import _wire
+from sessionpool._codes import codes
+from sessionpool.cookies import CookieJar
+from sessionpool.exceptions import (
+    HTTPError,
+    InvalidHeader,
+    InvalidJSONError,
+    InvalidSchema,
+    InvalidURL,
+    JSONDecodeError,
+    MissingSchema,
+    StreamConsumedError,
+    UnrewindableBodyError,
+)
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from urllib3 import HTTPResponse
+
+    from sessionpool._connection import Releasable
+    from sessionpool._transport import Reply
+
+REDIRECTS: Final = frozenset(
+    {codes.moved, codes.found, codes.other, codes.temporary_redirect, codes.permanent_redirect}
+)
+_STREAM_PIECE: Final = 64 * 1024
+# Fields that prove who is asking: their values never appear in a message, and do not follow a redirect elsewhere.
+SECRET_FIELDS: Final = frozenset(
+    {
+        "authorization",
+        "proxy-authorization",
+        "cookie",
+        "set-cookie",
+        "api-key",
+        "x-api-key",
+        "x-auth-token",
+        "x-csrf-token",
+        "x-amz-security-token",
+        "x-goog-api-key",
+        "private-token",
+    }
+)
+
+# RFC 9110 §5.5: what no value may hold, since it could end the field and begin another.
+_FORBIDDEN = re.compile(r"[\r\n\0]")
+_UNRESERVED = re.compile(r"%(2[DdEe]|3[0-9]|4[1-9A-Fa-f]|5[0-9AaFf]|6[1-9A-Fa-f]|7[0-9AaEe])")
+_CHARSET = re.compile(r"charset\s*=\s*\"?'?([^\s;\"']+)", re.IGNORECASE)
+_LINK = re.compile(r"<([^>]*)>([^<]*)(?:,|$)")
+_LINK_PARAMETER = re.compile(r";\s*([^\s=;]+)\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^;,\s]*))")
+
+
+# --- header ---
+
+
+class CaseInsensitiveDict(MutableMapping[str, Any]):
+    """A mapping whose keys ignore case and keep the spelling they were last set with."""
+
+    __slots__ = ("_block", "_store")
+
+    def __init__(self, data: Mapping[str, Any] | Iterable[tuple[str, Any]] | None = None, **kwargs: Any) -> None:
+        self._store: dict[str, tuple[str, Any]] = {}
+        self._block: bytes | None = None
+        self.update(data or {}, **kwargs)
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._store[key.lower()] = (key, value)
+        self._block = None
+
+    def __getitem__(self, key: str) -> Any:
+        return self._store[key.lower()][1]
+
+    def __delitem__(self, key: str) -> None:
+        del self._store[key.lower()]
+        self._block = None
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and key.lower() in self._store
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, _ in self._store.values())
+
+    def __len__(self) -> int:
+        return len(self._store)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        return dict(self.lower_items()) == dict(CaseInsensitiveDict(other).lower_items())
+
+    __hash__ = None  # type: ignore[assignment]  # mutable
+
+    def __repr__(self) -> str:
+        shown = {name: "…" if key in SECRET_FIELDS else value for key, (name, value) in self._store.items()}
+        return repr(shown)
+
+    def lower_items(self) -> Iterator[tuple[str, Any]]:
+        """The items with lower-case keys."""
+        return ((key, value) for key, (_, value) in self._store.items())
+
+    def copy(self) -> CaseInsensitiveDict:
+        """An independent mapping with the same items."""
+        twin = CaseInsensitiveDict()
+        twin._store = dict(self._store)
+        twin._block = self._block
+        return twin
+
+    def merged(self, other: Mapping[str, Any]) -> CaseInsensitiveDict:
+        """A copy with `other`'s items over it; `None` as a value takes the name out."""
+        result = self.copy()
+        for name, value in other.items():
+            result[name] = value
+        for name in [name for name, value in result.items() if value is None]:
+            del result[name]
+        return result
+
+    def block(self) -> bytes:
+        """The fields as they go over the wire; encoded once, and again after a change."""
+        if self._block is None:
+            self._block = b"".join([encode_field(name, value) for name, value in self._store.values()])
+        return self._block
+
+
+def encode_field(name: str | bytes, value: object) -> bytes:
+    """One field line with its end.
+
+    Raises:
+        InvalidHeader: The name is no token, or the value holds a line break or a NUL or is neither str nor bytes.
+    """
+    if isinstance(name, bytes):
+        name = name.decode("latin-1")
+    _wire.check_token(name, "a header's name")
+    if isinstance(value, bytes):
+        value = value.decode("latin-1")
+    if not isinstance(value, str):
+        raise InvalidHeader(f"the value of header {name!r} must be str or bytes; got {type(value).__name__}")
+    if _FORBIDDEN.search(value):
+        shown = "" if name.lower() in SECRET_FIELDS else f": {value!r}"
+        raise InvalidHeader(
+            f"the value of header {name!r} holds a CR, LF or NUL, which could smuggle in another header{shown}"
+        )
+    try:
+        encoded = value.strip(" \t").encode("latin-1")
+    except UnicodeEncodeError:
+        encoded = value.strip(" \t").encode("utf-8")
+    return b"%b: %b\r\n" % (name.encode("ascii"), encoded)
+
+
+# --- URLs ---
+
+
+@attrs.frozen(eq=False)
+class Target:
+    """A URL taken apart once. Immutable.
+
+    Attributes:
+        url: Normalised (RFC 3986 §6.2.2), with fragment.
+        scheme: http or https.
+        host: Lower case, A-label; IPv6 without brackets.
+        port: The port, the scheme's own if the URL names none.
+        path: The path, "/" at least, without the query.
+        request_target: Path and query as sent (RFC 9112 §3.2.1).
+        host_field: The value of `Host` (RFC 9110 §7.2).
+        auth: User and password from the URL, or `None`.
+        is_secure: https.
+    """
+
+    url: str
+    scheme: str
+    host: str
+    port: int
+    path: str
+    request_target: bytes
+    host_field: bytes
+    auth: tuple[str, str] | None
+    is_secure: bool
+
+    @property
+    def origin(self) -> tuple[str, str, int]:
+        """Scheme, host and port (RFC 9110 §4.3.1)."""
+        return self.scheme, self.host, self.port
+
+
+@functools.lru_cache(maxsize=8192)  # parsing costs 10 µs, a hit 0.1; jobs ask for few URLs often, or for each once
+def parse_target(url: str) -> Target:
+    """Take a URL apart.
+
+    Raises:
+        MissingSchema, InvalidSchema, InvalidURL: It is not an absolute http or https URL.
+    """
+    parts = _wire.split_url(url)
+    shown = _wire.redacted(url)
+    if parts.scheme is None:
+        raise MissingSchema(f"URL {shown!r} has no scheme; perhaps you meant 'https://{shown}'")
+    if parts.scheme not in ("http", "https"):
+        raise InvalidSchema(f"URL {shown!r} has the scheme {parts.scheme!r}; only http and https can be fetched")
+    if not parts.host:
+        raise InvalidURL(f"URL {shown!r} has no host")
+    if parts.host.startswith(("*", ".")):
+        raise InvalidURL(f"URL {shown!r} has a host that starts with {parts.host[0]!r}")
+    path = parts.path or "/"
+    query = "" if parts.query is None else f"?{parts.query}"
+    if "%" in path or "%" in query:
+        path, query = _unquote_unreserved(path), _unquote_unreserved(query)
+    authority = parts.host if parts.port is None else f"{parts.host}:{parts.port}"
+    userinfo = "" if parts.auth is None else f"{parts.auth}@"
+    fragment = "" if parts.fragment is None else f"#{parts.fragment}"
+    default_port = 443 if parts.scheme == "https" else 80
+    return Target(
+        url=f"{parts.scheme}://{userinfo}{authority}{path}{query}{fragment}",
+        scheme=parts.scheme,
+        host=parts.host.strip("[]"),
+        port=default_port if parts.port is None else parts.port,
+        path=path,
+        request_target=(path + query).encode("ascii"),
+        host_field=(parts.host if parts.port == default_port else authority).encode("ascii"),
+        auth=None if parts.auth is None else _wire.userinfo(parts.auth),
+        is_secure=parts.scheme == "https",
+    )
+
+
+def _unquote_unreserved(text: str) -> str:
+    """RFC 3986 §6.2.2.2: an escaped unreserved character is the character."""
+    return _UNRESERVED.sub(lambda match: chr(int(match[1], 16)), text)
+
+
+def add_params(url: str, params: Any) -> str:
+    """The URL with `params` at the end of its query."""
+    encoded = encode_form(params)
+    if isinstance(encoded, bytes):
+        encoded = encoded.decode("ascii")
+    if not encoded:
+        return url
+    url, mark, fragment = url.partition("#")
+    glue = "" if url.endswith(("?", "&")) else "&" if "?" in url else "?"
+    return f"{url}{glue}{encoded}{mark}{fragment}"
+
+
+# --- bodies ---
+
+
+def encode_form(data: Any) -> Any:
+    """Form-encode a mapping or pairs, sequences as values repeated; str and bytes stay as they are."""
+    if isinstance(data, (str, bytes)):
+        return data
+    pairs = []
+    for name, values in data.items() if isinstance(data, Mapping) else data:
+        pairs.extend((name, value) for value in _several(values) if value is not None)
+    return urlencode(pairs, doseq=True)
+
+
+def _several(values: Any) -> Iterable[Any]:
+    """What a form's field was given: one value, or each of several."""
+    return [values] if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__") else values
+
+
+def encode_multipart(files: Any, data: Any) -> tuple[bytes, str]:
+    """A multipart/form-data body from requests' `files` and `data`, and its content type."""
+    if isinstance(data, (str, bytes)):
+        raise ValueError("with files, data must be a mapping or pairs, not a string")
+    parts: list[Any] = []
+    for name, values in data.items() if isinstance(data, Mapping) else data or ():
+        for value in _several(values):
+            if value is not None:
+                text = value if isinstance(value, bytes) else str(value).encode("utf-8")
+                parts.append((name.decode("utf-8") if isinstance(name, bytes) else name, text))
+    for name, given in files.items() if isinstance(files, Mapping) else files:
+        filename, content, content_type, headers = _file_parts(name, given)
+        if content is None:
+            continue
+        read = getattr(content, "read", None)
+        parts.append(_wire.multipart_field(name, content if read is None else read(), filename, content_type, headers))
+    return _wire.multipart(parts)
+
+
+def _file_parts(name: str, given: Any) -> tuple[str, Any, str | None, Any]:
+    if isinstance(given, (tuple, list)):
+        filename, content, *more = given
+        content_type, headers, *_ = *more, None, None
+        return filename, content, content_type, headers
+    own = getattr(given, "name", None)
+    if isinstance(own, str) and own and own[0] != "<" and own[-1] != ">":
+        name = os.path.basename(own)  # noqa: PTH119 - a name, not a path
+    return name, given, None, None
+
+
+def _stream_length(body: Any) -> int | None:
+    """Bytes from where a file-like stands to its end, or `None` where nobody can tell."""
+    position = _position(body) or 0
+    if hasattr(body, "__len__"):
+        return len(body) - position
+    if hasattr(body, "len"):  # requests-toolbelt's MultipartEncoder
+        return int(body.len)
+    try:
+        return os.fstat(body.fileno()).st_size - position
+    except (AttributeError, OSError):  # io.UnsupportedOperation is an OSError
+        pass
+    try:
+        end = body.seek(0, io.SEEK_END)
+        body.seek(position)
+    except (AttributeError, OSError):
+        return None
+    return None if end is None else int(end) - position
+
+
+# --- the request ---
+
+
+class PreparedRequest:
+    """A request ready to be sent. Confined to one thread.
+
+    Attributes:
+        method: Upper case.
+        body: `bytes`, a file-like or an iterable of bytes; `None` for none.
+        hooks: Lists of functions by event; the one event is `response`.
+    """
+
+    __slots__ = (
+        "_block",
+        "_body_length",
+        "_headers",
+        "_names",
+        "_start",
+        "_target",
+        "body",
+        "hooks",
+        "method",
+    )
+
+    def __init__(
+        self,
+        method: str,
+        target: Target,
+        headers: CaseInsensitiveDict,
+        *,
+        shared: bool = False,
+        hooks: Mapping[str, list[Callable[..., Any]]] | None = None,
+    ) -> None:
+        """`shared`: `headers` belongs to others and is not to be changed."""
+        self.method = method
+        self.body: Any = None
+        self.hooks = hooks
+        self._target = target
+        self._headers = None if shared else headers
+        self._block = headers.block() if shared else b""
+        self._names: Any = headers
+        self._body_length: int | None = None
+        self._start: int | None = None
+
+    def __repr__(self) -> str:
+        return f"<PreparedRequest [{self.method}]>"
+
+    @property
+    def url(self) -> str:
+        """The URL, normalised; set it to send the request elsewhere."""
+        return self._target.url
+
+    @url.setter
+    def url(self, url: str) -> None:
+        self._target = parse_target(url)
+
+    @property
+    def target(self) -> Target:
+        """The URL taken apart."""
+        return self._target
+
+    @property
+    def path_url(self) -> str:
+        """Path and query."""
+        return self._target.request_target.decode("ascii")
+
+    @property
+    def headers(self) -> CaseInsensitiveDict:
+        """The header as it will be sent, but for `Host`."""
+        if self._headers is None:
+            self._headers = CaseInsensitiveDict(_wire.split_fields(self._block))
+        return self._headers
+
+    def has_field(self, name: str) -> bool:
+        """Whether the header holds `name`."""
+        return name in (self._names if self._headers is None else self._headers)
+
+    def add_field(self, name: str, value: str) -> None:
+        """Set a field that the header does not hold yet; cheaper than through `headers`."""
+        if self._headers is None:
+            self._block += encode_field(name, value)
+        else:
+            self._headers[name] = value
+
+    def copy(self) -> PreparedRequest:
+        """An independent request with the same header; the body is the same object."""
+        twin = PreparedRequest(self.method, self._target, self.headers.copy(), hooks=self.hooks)
+        twin.take_body_of(self)
+        return twin
+
+    def set_body(self, data: Any, files: Any, json: Any) -> None:
+        """Encode the body and set the fields that describe it.
+
+        Raises:
+            InvalidJSONError: `json` cannot be encoded.
+        """
+        content_type = None
+        if files:
+            self.body, content_type = encode_multipart(files, data)
+        elif data is None or (not data and json is not None and not hasattr(data, "read")):
+            if json is not None:
+                try:
+                    self.body = json_module.dumps(json, allow_nan=False).encode("utf-8")
+                except (TypeError, ValueError) as error:
+                    raise InvalidJSONError(f"the value for json= cannot be encoded: {error}") from error
+                content_type = "application/json"
+        elif isinstance(data, (bytes, bytearray, memoryview)):
+            self.body = bytes(data)
+        elif isinstance(data, str):
+            self.body, content_type = data.encode("utf-8"), "application/x-www-form-urlencoded"
+        elif isinstance(data, (Mapping, list, tuple)):
+            if data:
+                self.body, content_type = (
+                    encode_form(data).encode("ascii"),
+                    "application/x-www-form-urlencoded",
+                )
+        elif hasattr(data, "__iter__") or hasattr(data, "read"):
+            self.body = data
+            self._body_length = _stream_length(data) if hasattr(data, "read") or hasattr(data, "__len__") else None
+            self._start = _position(data)
+        else:
+            raise TypeError(
+                f"data= takes a mapping, pairs, str, bytes, a file or an iterable of bytes; got {data!r:.80}"
+            )
+        self._describe_body()
+        if content_type is not None and not self.has_field("content-type"):
+            self.add_field("Content-Type", content_type)
+
+    def take_body_of(self, other: PreparedRequest) -> None:
+        """Send the body of `other`; the header describes it already."""
+        self.body, self._body_length, self._start = other.body, other._body_length, other._start
+
+    def drop_body(self) -> None:
+        """Send no body, and no fields that describe one."""
+        self.body = self._body_length = self._start = None
+        for name in ("Content-Length", "Content-Type", "Transfer-Encoding"):
+            self.headers.pop(name, None)
+
+    # --- for the transport ---
+
+    def head(self, *, absolute: bool) -> bytes:
+        """Request line and header (RFC 9112 §3); `absolute` for a proxy."""
+        target = self._target
+        block = self._block if self._headers is None else self._headers.block()
+        request_target = target.request_target
+        if absolute:
+            request_target = b"%b://%b%b" % (target.scheme.encode("ascii"), target.host_field, request_target)
+        if self.has_field("host"):
+            return b"%b %b HTTP/1.1\r\n%b\r\n" % (self.method.encode("ascii"), request_target, block)
+        return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b\r\n" % (
+            self.method.encode("ascii"),
+            request_target,
+            target.host_field,
+            block,
+        )
+
+    def open_body(self) -> bytes | Iterable[bytes] | None:
+        """The body from its start.
+
+        Raises:
+            UnrewindableBodyError: An earlier attempt has read it, and it cannot be wound back.
+        """
+        body = self.body
+        if body is None or isinstance(body, bytes):
+            return body
+        if self._start is not None and _position(body) != self._start:
+            try:
+                body.seek(self._start)
+            except (AttributeError, OSError) as error:
+                raise UnrewindableBodyError(
+                    f"the body of {self.method} {_wire.redacted(self.url)} was read by an earlier attempt and "
+                    f"cannot be wound back to where it began: {error}"
+                ) from error
+        return _pieces(body) if hasattr(body, "read") else body
+
+    @property
+    def body_length(self) -> int | None:
+        """Bytes of a streamed body; `None` if it goes chunked."""
+        return self._body_length
+
+    @property
+    def is_replayable(self) -> bool:
+        """The body can be sent a second time."""
+        return self.body is None or isinstance(self.body, bytes) or self._start is not None
+
+    def _describe_body(self) -> None:
+        body = self.body
+        if body is None:
+            if self.method not in ("GET", "HEAD") and not self.has_field("content-length"):
+                self.add_field("Content-Length", "0")  # RFC 9110 §8.6
+        elif isinstance(body, bytes):
+            if not self.has_field("content-length"):
+                self.add_field("Content-Length", str(len(body)))
+        elif self._body_length is not None:
+            if not self.has_field("content-length"):
+                self.add_field("Content-Length", str(self._body_length))
+        elif not self.has_field("transfer-encoding"):
+            self.add_field("Transfer-Encoding", "chunked")
+
+
+def _position(body: Any) -> int | None:
+    try:
+        return int(body.tell())
+    except (AttributeError, OSError):
+        return None
+
+
+def _pieces(file: Any) -> Iterator[bytes]:
+    while piece := file.read(_STREAM_PIECE):
+        yield piece.encode("utf-8") if isinstance(piece, str) else piece
+
+
+# --- the response ---
+
+
+class Response:
+    """What came back, with requests' attributes. Confined to one thread.
+
+    The body is read when the request returns, unless `stream=True` was asked for: then the connection is held until
+    the body has been read, or `close` is called, or the response is dropped.
+
+    Attributes:
+        status_code: The status, e.g. 404.
+        reason: The reason phrase, e.g. "Not Found".
+        history: The redirects that led here, oldest first.
+        request: The `PreparedRequest` that this answers.
+    """
+
+    __slots__ = (
+        "__dict__",
+        "_consumed",
+        "_content",
+        "_cookies",
+        "_elapsed",
+        "_encoding",
+        "_headers",
+        "_raw",
+        "_reply",
+        "_url",
+        "history",
+        "next",
+        "reason",
+        "request",
+        "status_code",
+    )
+
+    def __init__(self) -> None:
+        self.status_code: int = None  # type: ignore[assignment]  # as in requests, until somebody sets it
+        self.reason: str = ""
+        self.history: list[Response] = []
+        self.request: PreparedRequest = None  # type: ignore[assignment]
+        self.next: PreparedRequest | None = None
+        self._reply: Reply | None = None
+        self._raw: Any = None
+        self._content: bytes | None = None
+        self._consumed = False
+        self._url: str | None = None
+        self._headers: CaseInsensitiveDict | None = None
+        self._cookies: CookieJar | None = None
+        self._encoding: str | None = ""  # "": not looked up yet
+        self._elapsed = 0.0
+
+    @classmethod
+    def of(cls, reply: Reply, request: PreparedRequest) -> Response:
+        """The response to `request` that the transport brought."""
+        response = cls()
+        response._reply = reply
+        response.request = request
+        response.status_code = reply.head.status
+        response.reason = reply.head.reason
+        response._url = request.url
+        response._elapsed = reply.elapsed
+        return response
+
+    def __repr__(self) -> str:
+        return f"<Response [{self.status_code}]>"
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self.iter_content(128)
+
+    def __enter__(self) -> Response:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the connection; reads the body first."""
+        return {
+            "content": self.content,
+            "status_code": self.status_code,
+            "headers": self.headers,
+            "url": self.url,
+            "history": self.history,
+            "encoding": self.encoding,
+            "reason": self.reason,
+            "cookies": self.cookies,
+            "elapsed": self.elapsed,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        Response.__init__(self)
+        self._content = state.pop("content")
+        for name, value in state.items():
+            setattr(self, name, value)
+
+    # --- head ---
+
+    @property
+    def url(self) -> str:
+        """The URL that this is the answer of, after redirects."""
+        return self._url  # type: ignore[return-value]  # None only until somebody sets it
+
+    @url.setter
+    def url(self, url: str) -> None:
+        self._url = url
+
+    @property
+    def headers(self) -> CaseInsensitiveDict:
+        """The header; a field that came several times is one, joined by commas (RFC 9110 §5.2)."""
+        if self._headers is None:
+            self._headers = CaseInsensitiveDict()
+            for name, value in self._reply.head.fields() if self._reply else ():
+                before = self._headers.get(name)
+                self._headers[name] = value if before is None else f"{before}, {value}"
+        return self._headers
+
+    @headers.setter
+    def headers(self, headers: CaseInsensitiveDict) -> None:
+        self._headers = headers
+
+    @property
+    def cookies(self) -> CookieJar:
+        """The cookies that this response set."""
+        if self._cookies is None:
+            self._cookies = CookieJar()
+            if self._reply is not None:
+                target = self.request.target
+                for line in self._reply.head.set_cookie:
+                    self._cookies.store(line, target.host, target.path, target.is_secure, self._reply.received_at)
+        return self._cookies
+
+    @cookies.setter
+    def cookies(self, cookies: CookieJar) -> None:
+        self._cookies = cookies
+
+    @property
+    def elapsed(self) -> dt.timedelta:
+        """Time from asking for a connection to the end of the header."""
+        return dt.timedelta(seconds=self._elapsed)
+
+    @elapsed.setter
+    def elapsed(self, elapsed: dt.timedelta) -> None:
+        self._elapsed = elapsed.total_seconds()
+
+    @property
+    def ok(self) -> bool:
+        """The status is below 400."""
+        return self.status_code < 400
+
+    @property
+    def is_redirect(self) -> bool:
+        """A redirect that names where to go."""
+        return self.status_code in REDIRECTS and self.location is not None
+
+    @property
+    def is_permanent_redirect(self) -> bool:
+        """A permanent redirect that names where to go."""
+        return self.status_code in (codes.moved, codes.permanent_redirect) and self.location is not None
+
+    @property
+    def links(self) -> dict[str, dict[str, str]]:
+        """The `Link` field, taken apart (RFC 8288), by relation or else by URL."""
+        found = {}
+        for url, parameters in _LINK.findall(self.headers.get("link", "")):
+            link = {"url": url.strip()}
+            for name, double, single, bare in _LINK_PARAMETER.findall(parameters):
+                link[name] = double or single or bare.strip()
+            found[link.get("rel") or link["url"]] = link
+        return found
+
+    def raise_for_status(self) -> None:
+        """Raise if the status is 400 or more.
+
+        Raises:
+            HTTPError: It is.
+        """
+        if self.status_code >= 400:
+            side = "Client" if self.status_code < 500 else "Server"
+            raise HTTPError(
+                f"{self.status_code} {side} Error: {self.reason} for url: {_wire.redacted(self.url)}",
+                response=self,
+            )
+
+    @property
+    def location(self) -> str | None:
+        """Where a redirect leads, as the server wrote it."""
+        if self._reply is not None and self._headers is None:
+            return self._reply.head.location
+        return self.headers.get("location")
+
+    # --- body ---
+
+    @property
+    def raw(self) -> HTTPResponse | Any:
+        """urllib3's response over the body: `read`, `stream`, decoding."""
+        if self._raw is None and self._reply is not None:
+            self._raw = _wire.urllib3_response(
+                self._reply.body, self._reply.head, self.request.method, self.request.path_url
+            )
+        return self._raw
+
+    @raw.setter
+    def raw(self, raw: Any) -> None:
+        self._raw = raw
+
+    @property
+    def content(self) -> bytes:
+        """The body, decoded by its `Content-Encoding`; read now if it was not."""
+        if self._content is None:
+            if self._consumed:
+                raise StreamConsumedError("the body was streamed and is not kept; it cannot be read again")
+            self._content = self._read_all()
+            self._consumed = True
+        return self._content
+
+    @property
+    def encoding(self) -> str | None:
+        """The charset that the header names, or that its media type implies; set it to have `text` use another."""
+        if self._encoding == "":
+            self._encoding = _charset(self.headers.get("content-type"))
+        return self._encoding
+
+    @encoding.setter
+    def encoding(self, encoding: str | None) -> None:
+        self._encoding = encoding
+
+    @property
+    def apparent_encoding(self) -> str | None:
+        """The charset that the body looks like."""
+        return charset_normalizer.detect(self.content)["encoding"]
+
+    @property
+    def text(self) -> str:
+        """The body as text, by `encoding` or else by `apparent_encoding`; what does not fit is replaced."""
+        if not self.content:
+            return ""
+        try:
+            return str(self.content, self.encoding or self.apparent_encoding or "utf-8", errors="replace")
+        except LookupError:  # the header names a charset that Python does not know
+            return str(self.content, "utf-8", errors="replace")
+
+    def json(self, **kwargs: Any) -> Any:
+        """The body, decoded from JSON; `kwargs` go to `json.loads`.
+
+        Raises:
+            JSONDecodeError: It is not JSON.
+        """
+        try:
+            # RFC 8259 §8.1: UTF-8; loads() on bytes also detects the UTF-16 and -32 of older days.
+            return json_module.loads(self.content, **kwargs)
+        except UnicodeDecodeError:
+            pass
+        except json_module.JSONDecodeError as error:
+            raise JSONDecodeError(error.msg, error.doc, error.pos, response=self) from None
+        try:
+            return json_module.loads(self.text, **kwargs)
+        except json_module.JSONDecodeError as error:
+            raise JSONDecodeError(error.msg, error.doc, error.pos, response=self) from None
+
+    def iter_content(self, chunk_size: int | None = 1, decode_unicode: bool = False) -> Iterator[Any]:
+        """Pieces of the decoded body: of `chunk_size` bytes, fewer where it comes chunked; as it comes, for `None`.
+
+        Raises:
+            StreamConsumedError: It was iterated before, without being kept.
+        """
+        if chunk_size is not None and not isinstance(chunk_size, int):
+            raise TypeError(f"chunk_size must be an int or None; got {chunk_size!r}")
+        if self._content is not None:
+            content = self._content
+            size = chunk_size if chunk_size and chunk_size > 0 else len(content) or 1
+            pieces: Iterator[bytes] = (content[at : at + size] for at in range(0, len(content), size))
+        elif self._consumed:
+            raise StreamConsumedError("the body was streamed and is not kept; it cannot be read again")
+        else:
+            pieces = self._stream(chunk_size)
+        if not decode_unicode or self.encoding is None:
+            return pieces
+        return _decode_pieces(pieces, self.encoding)
+
+    def iter_lines(self, chunk_size: int = 512, decode_unicode: bool = False, delimiter: Any = None) -> Iterator[Any]:
+        """Lines of the decoded body, without their ends."""
+        pending: Any = None
+        for piece in self.iter_content(chunk_size, decode_unicode):
+            chunk = piece if pending is None else pending + piece
+            lines = chunk.split(delimiter) if delimiter else chunk.splitlines()
+            # The last line is whole only if its end has come; after split() what follows the last end is last.
+            pending = lines.pop() if lines and (delimiter or lines[-1][-1:] == chunk[-1:]) else None
+            yield from lines
+        if pending is not None:
+            yield pending
+
+    def unread_at_most(self, size: int) -> bool:
+        """The body has been read, or the header says that it is no longer than `size` bytes."""
+        reply = self._reply
+        return reply is None or reply.body.closed or (reply.head.length is not None and reply.head.length <= size)
+
+    def hold(self, lease: Releasable) -> None:
+        """Release `lease` when the body has ended; now, if it has."""
+        if self._reply is None or self._reply.body.closed:
+            lease.release()
+        else:
+            self._reply.body.lease = lease
+
+    def close(self) -> None:
+        """Give the connection back; one with unread bytes is closed."""
+        if self._reply is not None:
+            self._reply.body.close()
+
+    def _read_all(self) -> bytes:
+        reply = self._reply
+        if reply is None:
+            return b"" if self._raw is None else self._raw.read() or b""
+        if self._raw is None and not reply.head.encoded:
+            return reply.body.read()
+        try:
+            return self.raw.read(decode_content=True) or b""
+        except _wire.Urllib3Error as error:
+            self.close()
+            raise _wire.own_error(error, self.request.target.host) from error
+
+    def _stream(self, chunk_size: int | None) -> Iterator[bytes]:
+        self._consumed = True
+        raw = self.raw
+        # A chunked body is often a feed of events: pass on what has come instead of waiting for a full piece.
+        as_it_comes = chunk_size is None or (self._reply is not None and self._reply.head.chunked)
+        try:
+            while piece := raw.read1(chunk_size or _STREAM_PIECE) if as_it_comes else raw.read(chunk_size):
+                yield piece
+        except _wire.Urllib3Error as error:
+            self.close()
+            raise _wire.own_error(error, self.request.target.host) from error
+
+
+def _charset(content_type: str | None) -> str | None:
+    """The charset of a media type, as requests tells it (RFC 2616 §3.7.1 for text, RFC 8259 §8.1 for JSON)."""
+    if not content_type:
+        return None
+    if match := _CHARSET.search(content_type):
+        return match[1]
+    media_type = content_type.partition(";")[0].strip().lower()
+    if media_type.startswith("text/"):
+        return "ISO-8859-1"
+    return "utf-8" if media_type == "application/json" else None
+
+
+def _decode_pieces(pieces: Iterator[bytes], encoding: str) -> Iterator[str]:
+    decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
+    for piece in pieces:
+        if text := decoder.decode(piece):
+            yield text
+    if text := decoder.decode(b"", final=True):
+        yield text

@@ -1,0 +1,768 @@
+"""A session: what is sent with every request, and what is remembered from every response.
+
+Cheap by design: no socket, no lock, no adapter; what a session does not change it shares with the pool's defaults, and
+its mappings and its cookie jar are made when first looked at.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import ssl
+import weakref
+from collections.abc import Callable, Mapping
+from threading import get_ident
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urljoin
+from urllib.request import getproxies, proxy_bypass
+
+import attrs
+
+from sessionpool import _wire
+from sessionpool._clock import SYSTEM_CLOCK, Deadline
+from sessionpool._codes import codes
+from sessionpool._config import Limits, Timeout
+from sessionpool._messages import (
+    REDIRECTS,
+    SECRET_FIELDS,
+    CaseInsensitiveDict,
+    PreparedRequest,
+    Response,
+    Target,
+    add_params,
+    parse_target,
+)
+from sessionpool._transport import Transport
+from sessionpool._version import __version__
+from sessionpool.auth import HTTPBasicAuth, HTTPProxyAuth
+from sessionpool.cookies import CookieJar, cookiejar_from_dict
+from sessionpool.exceptions import (
+    InsecureRedirect,
+    InvalidURL,
+    LeaseReleasedError,
+    RequestException,
+    TooManyRedirects,
+    UnrewindableBodyError,
+    WrongThreadError,
+)
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from sessionpool._connection import Body, Route
+
+_METHODS: Final = frozenset({"GET", "OPTIONS", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
+# A redirect's body is read so that its connection can be used again; beyond this a new one is cheaper.
+_REDIRECT_BODY: Final = 64 * 1024
+
+# Owners of a session that is no thread's. Thread idents are never 0 or negative.
+ANYONE: Final = 0
+NOBODY: Final = -1
+
+Hooks = Mapping[str, Any]
+Auth = Callable[[PreparedRequest], PreparedRequest]
+
+
+def default_headers() -> CaseInsensitiveDict:
+    """What is sent unless something else was asked for."""
+    return CaseInsensitiveDict(
+        {
+            "User-Agent": f"sessionpool/{__version__}",
+            "Accept-Encoding": _wire.DECODABLE,
+            "Accept": "*/*",
+            "Connection": "keep-alive",
+        }
+    )
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Defaults:
+    """What a session starts from; shared by all sessions of a pool and never changed.
+
+    The environment (`HTTP_PROXY`, `NO_PROXY`, `REQUESTS_CA_BUNDLE`, ...) is read once, when this is made: reading it
+    for each request costs more than the request.
+    """
+
+    headers: CaseInsensitiveDict
+    params: Mapping[str, Any]
+    auth: Auth | None
+    cookies: CookieJar | None
+    proxies: Mapping[str, str]
+    verify: bool | str | ssl.SSLContext
+    cert: str | tuple[str, str] | None
+    hooks: Hooks
+    trust_env: bool
+    max_redirects: int
+    base_url: str | None
+    timeout: Timeout
+    environment_proxies: Mapping[str, str]
+    environment_ca: str | None
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        headers: Mapping[str, Any] | None = None,
+        params: Any = None,
+        auth: Any = None,
+        cookies: Any = None,
+        proxies: Mapping[str, str] | None = None,
+        verify: bool | str | ssl.SSLContext = True,
+        cert: str | tuple[str, str] | None = None,
+        hooks: Hooks | None = None,
+        trust_env: bool = True,
+        max_redirects: int = 30,
+        base_url: str | None = None,
+        timeout: Timeout | None = None,
+    ) -> Defaults:
+        """Defaults from what a user wrote, checked now rather than at the first request.
+
+        Raises:
+            InvalidHeader: A header may not be sent.
+            InvalidURL: `base_url` is not an absolute http or https URL.
+            ValueError: `timeout` is not a `Timeout`, or `max_redirects` not a number of at least 0.
+        """
+        merged = default_headers().merged(headers or {})
+        merged.block()  # raises for what may not be sent, and is what the sessions share
+        if base_url is not None:
+            parse_target(base_url)
+        if timeout is not None and not isinstance(timeout, Timeout):
+            raise ValueError(f"timeout must be a sessionpool.Timeout, such as Timeout(read=10); got {timeout!r}")
+        if not isinstance(max_redirects, int) or max_redirects < 0:
+            raise ValueError(f"max_redirects must be a whole number of at least 0; got {max_redirects!r}")
+        return cls(
+            headers=merged,
+            params=dict(params or {}),
+            auth=as_auth(auth),
+            cookies=None if cookies is None else as_jar(cookies),
+            proxies=dict(proxies or {}),
+            verify=verify,
+            cert=cert,
+            hooks=as_hooks(hooks),
+            trust_env=trust_env,
+            max_redirects=max_redirects,
+            base_url=base_url,
+            timeout=timeout or Timeout(),
+            environment_proxies=getproxies() if trust_env else {},
+            environment_ca=(os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE"))
+            if trust_env
+            else None,
+        )
+
+
+class Session:
+    """Sends requests with its own headers, auth and cookies, with the interface people know from requests.
+
+    Leased from a pool, it belongs to the thread that leased it: used by another it raises `WrongThreadError`, used
+    after the lease it raises `LeaseReleasedError`. Made by itself, it may be handed from thread to thread; two threads that
+    use it at the same time raise `WrongThreadError` instead of corrupting it.
+
+    Attributes:
+        verify: Whether and how a server's certificate is checked: True, False, a path, or an `SSLContext`.
+        cert: Path to the client's certificate, or paths of certificate and key.
+        max_redirects: How many redirects are followed.
+        trust_env: Whether the environment's proxies and certificates count; they are read when the session or
+            its pool is made.
+        stream: What `stream=` is when a call does not say.
+        timeout: A `Timeout`, or requests' float or pair, for calls that name none.
+        base_url: What relative URLs are relative to (RFC 3986 §5).
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_auth",
+        "_claims",
+        "_cookies",
+        "_defaults",
+        "_headers",
+        "_hooks",
+        "_owns_transport",
+        "_params",
+        "_proxies",
+        "_streams",
+        "_transport",
+        "base_url",
+        "cert",
+        "depth",
+        "max_redirects",
+        "owner",
+        "stream",
+        "timeout",
+        "trust_env",
+        "verify",
+    )
+
+    def __init__(self, *, transport: Transport | None = None, defaults: Defaults | None = None) -> None:
+        """A session of its own, over connections of its own; both arguments are the pool's."""
+        defaults = defaults or Defaults.of()
+        self.owner = ANYONE  # a thread's ident while leased
+        self.depth = 0  # leases of it that have not been released
+        self.verify = defaults.verify
+        self.cert = defaults.cert
+        self.max_redirects = defaults.max_redirects
+        self.trust_env = defaults.trust_env
+        self.stream = False
+        self.timeout: Any = None
+        self.base_url = defaults.base_url
+        self._defaults = defaults
+        self._owns_transport = transport is None
+        # requests has no bound; these let single-threaded code keep many streams open without ever waiting for itself.
+        self._transport = transport or Transport("session", Limits(per_host=1000, total=1000), SYSTEM_CLOCK)
+        self._auth = defaults.auth
+        self._headers: CaseInsensitiveDict | None = None
+        self._params: dict[str, Any] | None = None
+        self._proxies: dict[str, str] | None = None
+        self._hooks: dict[str, list[Any]] | None = None
+        self._cookies = None if defaults.cookies is None else defaults.cookies.copy()
+        self._streams: weakref.WeakSet[Body] | None = None
+        self._claims: dict[str, int] | None = None
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- state ---
+
+    @property
+    def headers(self) -> CaseInsensitiveDict:
+        """Sent with every request; a call's own headers go over them, `None` there takes one out."""
+        if self._headers is None:
+            self._headers = self._defaults.headers.copy()
+        return self._headers
+
+    @headers.setter
+    def headers(self, headers: Mapping[str, Any]) -> None:
+        self._headers = headers if isinstance(headers, CaseInsensitiveDict) else CaseInsensitiveDict(headers)
+
+    @property
+    def cookies(self) -> CookieJar:
+        """This session's cookies: what its responses set, and what is put here by hand."""
+        if self._cookies is None:
+            self._cookies = CookieJar()
+        return self._cookies
+
+    @cookies.setter
+    def cookies(self, cookies: Any) -> None:
+        self._cookies = as_jar(cookies)
+
+    @property
+    def auth(self) -> Any:
+        """Who asks: a pair of user and password, or a callable such as those of `sessionpool.auth`; `None`: nobody."""
+        return self._auth
+
+    @auth.setter
+    def auth(self, auth: Any) -> None:
+        self._auth = as_auth(auth)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Added to the query of every request."""
+        if self._params is None:
+            self._params = dict(self._defaults.params)
+        return self._params
+
+    @params.setter
+    def params(self, params: Any) -> None:
+        self._params = dict(params or {})
+
+    @property
+    def proxies(self) -> dict[str, str]:
+        """Proxies by scheme (`https`), scheme and host (`https://example.com`) or `all`."""
+        if self._proxies is None:
+            self._proxies = dict(self._defaults.proxies)
+        return self._proxies
+
+    @proxies.setter
+    def proxies(self, proxies: Mapping[str, str]) -> None:
+        self._proxies = dict(proxies or {})
+
+    @property
+    def hooks(self) -> dict[str, list[Any]]:
+        """Functions called with every response: `{"response": [function]}`; one may return another response."""
+        if self._hooks is None:
+            self._hooks = {name: list(functions) for name, functions in self._defaults.hooks.items()}
+            self._hooks.setdefault("response", [])
+        return self._hooks
+
+    @hooks.setter
+    def hooks(self, hooks: Hooks) -> None:
+        self._hooks = as_hooks(hooks)
+
+    # --- verbs ---
+
+    def get(self, url: str, **kwargs: Any) -> Response:
+        """Send a GET request; see `request`."""
+        return self.request("GET", url, **kwargs)
+
+    def options(self, url: str, **kwargs: Any) -> Response:
+        """Send an OPTIONS request; see `request`."""
+        return self.request("OPTIONS", url, **kwargs)
+
+    def head(self, url: str, **kwargs: Any) -> Response:
+        """Send a HEAD request; redirects are not followed unless asked for."""
+        kwargs.setdefault("allow_redirects", False)
+        return self.request("HEAD", url, **kwargs)
+
+    def post(self, url: str, data: Any = None, json: Any = None, **kwargs: Any) -> Response:
+        """Send a POST request; see `request`."""
+        return self.request("POST", url, data=data, json=json, **kwargs)
+
+    def put(self, url: str, data: Any = None, **kwargs: Any) -> Response:
+        """Send a PUT request; see `request`."""
+        return self.request("PUT", url, data=data, **kwargs)
+
+    def patch(self, url: str, data: Any = None, **kwargs: Any) -> Response:
+        """Send a PATCH request; see `request`."""
+        return self.request("PATCH", url, data=data, **kwargs)
+
+    def delete(self, url: str, **kwargs: Any) -> Response:
+        """Send a DELETE request; see `request`."""
+        return self.request("DELETE", url, **kwargs)
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        params: Any = None,
+        data: Any = None,
+        headers: Mapping[str, Any] | None = None,
+        cookies: Any = None,
+        files: Any = None,
+        auth: Any = None,
+        timeout: Any = None,
+        allow_redirects: bool = True,
+        proxies: Mapping[str, str] | None = None,
+        hooks: Hooks | None = None,
+        stream: bool | None = None,
+        verify: bool | str | ssl.SSLContext | None = None,
+        cert: str | tuple[str, str] | None = None,
+        json: Any = None,
+    ) -> Response:
+        """Send a request and return the response, redirects followed.
+
+        Args:
+            method: Any token (RFC 9110 §9.1).
+            url: Absolute, or relative to `base_url`.
+            params: Mapping or pairs for the query.
+            data: Body: mapping or pairs (sent as a form), str, bytes, a file, or an iterable of bytes (sent chunked).
+            headers: Over the session's; `None` as a value takes one out.
+            cookies: Sent beside the session's, and not kept.
+            files: Sent as multipart/form-data: `{field: file}` or `{field: (name, content, type, headers)}`.
+            auth: Instead of the session's.
+            timeout: `Timeout`, or seconds, or a pair of seconds (connect, read), instead of the session's.
+            allow_redirects: Follow them.
+            proxies: Over the session's.
+            hooks: Called after the session's.
+            stream: Return once the header has come; the body is read on demand.
+            verify: Instead of the session's.
+            cert: Instead of the session's.
+            json: Body, sent as JSON.
+
+        Raises:
+            RequestException: See `sessionpool.exceptions`; `NotSent` and `MaySent` tell whether it may be sent again.
+        """
+        caller = get_ident()
+        claimed = self.owner != caller and self._claim(caller)
+        try:
+            prepared = self._prepare(method, url, params, data, headers, cookies, files, auth, hooks, json)
+            return self._send(
+                prepared,
+                self._timeout(timeout),
+                allow_redirects=allow_redirects,
+                proxies=proxies,
+                stream=self.stream if stream is None else stream,
+                verify=self.verify if verify is None else verify,
+                cert=self.cert if cert is None else cert,
+            )
+        finally:
+            if claimed:
+                self._claims = None
+
+    def fork(self) -> Session:
+        """A session of no lease, over the same connections, that starts with copies of this one's state.
+
+        Log in once, then give each worker a fork; what one does with its cookies the others do not see.
+        """
+        twin = Session(transport=self._transport, defaults=self._defaults)
+        for name in (
+            "verify",
+            "cert",
+            "max_redirects",
+            "trust_env",
+            "stream",
+            "timeout",
+            "base_url",
+            "_auth",
+        ):
+            setattr(twin, name, getattr(self, name))
+        twin._headers = None if self._headers is None else self._headers.copy()
+        twin._params = None if self._params is None else dict(self._params)
+        twin._proxies = None if self._proxies is None else dict(self._proxies)
+        twin._hooks = None if self._hooks is None else {name: list(each) for name, each in self._hooks.items()}
+        twin._cookies = None if self._cookies is None else self._cookies.copy()
+        return twin
+
+    def close(self) -> None:
+        """Close open streams, and the connections if they are this session's own; it can be used again afterwards."""
+        self.close_streams()
+        if self._owns_transport:
+            self._transport.close()
+            self._transport = Transport("session", self._transport.limits, self._transport.clock)
+
+    def close_streams(self) -> None:
+        """Close the bodies that were asked for as streams and not read to their end."""
+        streams, self._streams = self._streams, None
+        for body in list(streams or ()):
+            body.close()
+
+    # --- preparing ---
+
+    def _claim(self, caller: int) -> bool:
+        """Let `caller` in if it may use this session; True if it has to give it up after the call.
+
+        Raises:
+            LeaseReleasedError: The lease is over.
+            WrongThreadError: Another thread holds the lease, or is in the middle of a call.
+        """
+        if self.owner == NOBODY:
+            raise LeaseReleasedError(
+                "this session's lease has been released; lease one again with pool.lease(), or use session.fork() "
+                "for one that outlives its lease"
+            )
+        if self.owner != ANYONE:
+            raise WrongThreadError(
+                "this session is leased by another thread; lease one here with pool.lease(), or call "
+                "lease.transfer() in the thread that takes it over"
+            )
+        if self._claims is None:
+            self._claims = {}
+        holder = self._claims.setdefault("caller", caller)  # atomic, with and without a GIL
+        if holder != caller:
+            raise WrongThreadError(
+                "this session is in the middle of a call by another thread; give each thread its own, "
+                "with SessionPool.lease() or session.fork()"
+            )
+        return True
+
+    def _prepare(
+        self,
+        method: str | bytes,
+        url: str | bytes,
+        params: Any,
+        data: Any,
+        headers: Mapping[str, Any] | None,
+        cookies: Any,
+        files: Any,
+        auth: Any,
+        hooks: Hooks | None,
+        json: Any,
+    ) -> PreparedRequest:
+        method = _method(method)
+        target = self._target(url, params)
+        own = self._headers if self._headers is not None else self._defaults.headers
+        if headers:
+            prepared = PreparedRequest(method, target, own.merged(headers))
+        else:
+            prepared = PreparedRequest(method, target, own, shared=True)
+        own_hooks = self._hooks if self._hooks is not None else self._defaults.hooks
+        if hooks or own_hooks:
+            prepared.hooks = {"response": [*own_hooks.get("response", ()), *as_hooks(hooks).get("response", ())]}
+        self._add_cookies(prepared, cookies)
+        prepared.set_body(data, files, json)
+        handler = as_auth(auth) if auth is not None else self._auth
+        if handler is None and target.auth is not None:
+            handler = HTTPBasicAuth(*target.auth)
+        if handler is not None:
+            prepared = handler(prepared)
+        return prepared
+
+    def _target(self, url: str | bytes, params: Any) -> Target:
+        url = url.decode("utf-8") if isinstance(url, bytes) else str(url)
+        if self.base_url is not None:
+            url = urljoin(self.base_url, url)
+        own = self._params if self._params is not None else self._defaults.params
+        if own:
+            params = {**own, **dict(params or {})} if not isinstance(params, (str, bytes)) else params
+            params = {name: value for name, value in params.items() if value is not None}
+        if params:
+            url = add_params(url, params)
+        return parse_target(url.lstrip())
+
+    def _add_cookies(self, prepared: PreparedRequest, extra: Any) -> None:
+        jar = self._cookies
+        if not jar and not extra:
+            return
+        if prepared.has_field("cookie"):
+            return  # set by hand, as in requests
+        target = prepared.target
+        where = (target.host, target.path, target.is_secure, self._transport.clock.wall())
+        lines = [line for line in (jar and jar.header(*where), extra and as_jar(extra).header(*where)) if line]
+        if lines:
+            prepared.add_field("Cookie", "; ".join(lines))
+
+    def _timeout(self, asked: object) -> Timeout:
+        if asked is None:
+            asked = self.timeout
+        return self._defaults.timeout if asked is None else self._defaults.timeout.override(asked)
+
+    def _route(
+        self,
+        prepared: PreparedRequest,
+        proxies: Mapping[str, str] | None,
+        verify: bool | str | ssl.SSLContext,
+        cert: str | tuple[str, str] | None,
+    ) -> Route:
+        target = prepared.target
+        defaults = self._defaults
+        own = self._proxies if self._proxies is not None else defaults.proxies
+        environment = defaults.environment_proxies if self.trust_env else {}
+        proxy = _choose_proxy(target, proxies, own, environment) if proxies or own or environment else None
+        if verify is True and self.trust_env and defaults.environment_ca is not None:
+            verify = defaults.environment_ca
+        elif isinstance(verify, os.PathLike):
+            verify = os.fspath(verify)
+        route = self._transport.route(target.scheme, target.host, target.port, proxy, verify, cert)
+        if route.is_forwarding and route.proxy is not None and route.proxy.auth:
+            HTTPProxyAuth(*_wire.userinfo(route.proxy.auth))(prepared)
+        return route
+
+    # --- sending ---
+
+    def _send(
+        self,
+        prepared: PreparedRequest,
+        timeout: Timeout,
+        *,
+        allow_redirects: bool,
+        stream: bool,
+        proxies: Mapping[str, str] | None,
+        verify: bool | str | ssl.SSLContext,
+        cert: str | tuple[str, str] | None,
+    ) -> Response:
+        deadline = Deadline.after(timeout.total, self._transport.clock.now(), "Timeout.total")
+        history: list[Response] = []
+        while True:
+            route = self._route(prepared, proxies, verify, cert)
+            response = self._exchange(prepared, route, timeout, deadline, stream=stream)
+            if response.status_code not in REDIRECTS or not response.is_redirect:
+                break
+            following = self._follow(prepared, response)
+            if not allow_redirects:
+                response.next = following
+                break
+            if len(history) >= self.max_redirects:
+                response.close()
+                raise TooManyRedirects(
+                    f"{_wire.redacted(prepared.url)} redirects once more after {len(history)} redirects "
+                    f"(max_redirects={self.max_redirects})",
+                    request=prepared,
+                    response=response,
+                )
+            _finish_redirect(response)
+            response.history = history[:]
+            history.append(response)
+            prepared = following
+        response.history = history
+        return response
+
+    def _exchange(
+        self, prepared: PreparedRequest, route: Route, timeout: Timeout, deadline: Deadline, *, stream: bool
+    ) -> Response:
+        """One request, one response; with its cookies kept and its hooks called."""
+        transport = self._transport
+        watch = transport.watch
+        started = transport.clock.now()
+        try:
+            reply = transport.send(prepared, route, timeout, deadline)
+            response = Response.of(reply, prepared)
+            if reply.head.set_cookie:
+                target = prepared.target
+                jar = self.cookies
+                for line in reply.head.set_cookie:
+                    jar.store(line, target.host, target.path, target.is_secure, reply.received_at)
+            if not stream:
+                response.content  # noqa: B018 - reads it
+            elif not reply.body.closed:
+                if self._streams is None:
+                    self._streams = weakref.WeakSet()
+                self._streams.add(reply.body)
+        except RequestException as error:
+            if error.request is None:
+                error.request = prepared
+            if watch.observer is not None:
+                watch.tell("failed", prepared.method, route.key, error, transport.clock.now() - started)
+            raise
+        if watch.observer is not None:
+            seconds = transport.clock.now() - started
+            status = reply.head.status
+            watch.tell("responded", prepared.method, route.key, status, seconds, reply.sent, reply.body.received)
+        for hook in prepared.hooks["response"] if prepared.hooks else ():
+            response = hook(response, timeout=timeout, stream=stream) or response
+        return response
+
+    def _follow(self, prepared: PreparedRequest, response: Response) -> PreparedRequest:
+        """The request that a redirect asks for (RFC 9110 §15.4).
+
+        Raises:
+            InvalidURL: The location is no URL that can be fetched.
+            InsecureRedirect: It leads from https to http.
+            UnrewindableBodyError: It asks for the body again, which cannot be had.
+        """
+        old = prepared.target
+        try:
+            new = parse_target(_absolute_location(response, old))
+        except InvalidURL as error:
+            raise InvalidURL(
+                f"{_wire.redacted(old.url)} redirects to what is no URL: {error}", request=prepared
+            ) from None
+        if old.is_secure and not new.is_secure:
+            response.close()
+            raise InsecureRedirect(
+                f"{_wire.redacted(old.url)} redirects from https to {_wire.redacted(new.url)}, which is refused: "
+                "follow it yourself (allow_redirects=False, response.next) if that is meant",
+                request=prepared,
+                response=response,
+            )
+        following = PreparedRequest(prepared.method, new, prepared.headers.copy(), hooks=prepared.hooks)
+        method = _redirected_method(prepared.method, response.status_code)
+        if method != prepared.method or response.status_code not in (
+            codes.temporary_redirect,
+            codes.permanent_redirect,
+        ):
+            following.method = method
+            following.drop_body()
+        else:
+            following.take_body_of(prepared)
+            if not following.is_replayable:
+                raise UnrewindableBodyError(
+                    f"{_wire.redacted(old.url)} redirects ({response.status_code}) and asks for the body again; "
+                    "it was an iterable that can be read only once",
+                    request=prepared,
+                    response=response,
+                )
+        for name in ("Cookie", "Proxy-Authorization", "Host"):
+            following.headers.pop(name, None)
+        if new.origin != old.origin and not _is_upgrade(old, new):
+            # RFC 9110 §15.4: what the user meant for one origin is not another's to see.
+            for name in SECRET_FIELDS:
+                following.headers.pop(name, None)
+        self._add_cookies(following, None)
+        return following
+
+
+def _method(method: str | bytes) -> str:
+    if method in _METHODS:
+        return method
+    method = method.decode("ascii") if isinstance(method, bytes) else str(method)
+    _wire.check_token(method, "a method")
+    return method.upper()
+
+
+def _absolute_location(response: Response, old: Target) -> str:
+    location = response.location or ""
+    with contextlib.suppress(UnicodeDecodeError):
+        # Header bytes are read as Latin-1, but servers that do not escape send UTF-8.
+        location = location.encode("latin-1").decode("utf-8")
+    absolute = urljoin(old.url, location)
+    if "#" not in absolute and "#" in old.url:
+        absolute += old.url[old.url.index("#") :]  # RFC 9110 §10.2.2
+    return absolute
+
+
+def _redirected_method(method: str, status: int) -> str:
+    """RFC 9110 §15.4: what browsers do, which the RFC allows: 303 and 302 become GET, 301 if it was POST."""
+    if status in (codes.see_other, codes.found) and method != "HEAD":
+        return "GET"
+    if status == codes.moved and method == "POST":
+        return "GET"
+    return method
+
+
+def _is_upgrade(old: Target, new: Target) -> bool:
+    """From http to https of the same host, both at their usual port: the same site, as everybody sees it."""
+    return old.host == new.host and (old.scheme, old.port, new.scheme, new.port) == ("http", 80, "https", 443)
+
+
+def _finish_redirect(response: Response) -> None:
+    """Read a redirect's body if it is short, so that its connection can be used again."""
+    try:
+        if response.unread_at_most(_REDIRECT_BODY):
+            response.content  # noqa: B018 - reads it
+    except RequestException:
+        pass  # nobody asked for this body; that it cannot be read must not stop the journey
+    finally:
+        response.close()
+
+
+def _choose_proxy(
+    target: Target,
+    asked: Mapping[str, str] | None,
+    own: Mapping[str, str],
+    environment: Mapping[str, str],
+) -> str | None:
+    """The proxy for a target: what the call says, else the session, else the environment unless `NO_PROXY` names it."""
+    names = (f"{target.scheme}://{target.host}", target.scheme, f"all://{target.host}", "all")
+    for proxies in (asked or {}, own):
+        for name in names:
+            if name in proxies:
+                return proxies[name] or None
+    proxy = next((environment[name] for name in (target.scheme, "all") if environment.get(name)), None)
+    if proxy is None or _bypasses(target.host, target.port):
+        return None
+    return proxy
+
+
+def _bypasses(host: str, port: int) -> bool:
+    if proxy_bypass(f"{host}:{port}") or proxy_bypass(host):
+        return True
+    listed = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    for entry in listed.split(","):
+        try:
+            if address in ipaddress.ip_network(entry.strip(), strict=False):
+                return True
+        except ValueError:
+            continue
+    return False
+
+
+def as_auth(auth: Any) -> Auth | None:
+    """An auth handler from what a user may give: a pair, a callable, or nothing."""
+    if auth is None or callable(auth):
+        return auth  # type: ignore[no-any-return]  # a user's callable
+    if isinstance(auth, (tuple, list)) and len(auth) == 2:
+        return HTTPBasicAuth(*auth)
+    raise ValueError(f"auth must be a pair (user, password) or a callable; got {type(auth).__name__}")
+
+
+def as_jar(cookies: Any) -> CookieJar:
+    """A jar from what a user may give: a jar, a mapping, or an `http.cookiejar.CookieJar`."""
+    if isinstance(cookies, CookieJar):
+        return cookies
+    if isinstance(cookies, Mapping):
+        return cookiejar_from_dict(cookies)
+    jar = CookieJar()
+    jar.update(cookies)
+    return jar
+
+
+def as_hooks(hooks: Hooks | None) -> dict[str, list[Any]]:
+    """Hooks as lists, from a function or several per event.
+
+    Raises:
+        ValueError: An event is not `response`.
+    """
+    tidy: dict[str, list[Any]] = {}
+    for event, functions in (hooks or {}).items():
+        if event != "response":
+            raise ValueError(f"the one event to hook is 'response'; got {event!r}")
+        tidy[event] = [functions] if callable(functions) else list(functions)
+    return tidy

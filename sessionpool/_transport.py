@@ -1,0 +1,258 @@
+"""One attempt: from a route to a permit, from the permit to a connection, over it to a response.
+
+The path of a request, and who holds what on it:
+
+    permit asked for -> waiting -> leased -> (fresh idle connection | evicted one closed, new one opened)
+        -> request written -> head read -> body read by `Body` -> connection idle again, or closed; permit returned
+
+Whatever ends it early (an error of ours, `KeyboardInterrupt`, the collector) returns the permit and closes the
+connection. Nothing is held between attempts.
+"""
+
+from __future__ import annotations
+
+import random
+import ssl
+from collections.abc import Hashable, Iterable
+from threading import get_ident
+from typing import Protocol
+
+import attrs
+
+from sessionpool._clock import Clock, Deadline
+from sessionpool._config import Limits, Timeout
+from sessionpool._connection import Body, Connection, Connector, Route
+from sessionpool._gate import Gate
+from sessionpool._ledger import Actions, Ledger, Permit, PoolStats
+from sessionpool._observer import Observer, Watch
+from sessionpool._wire import Head, split_url
+from sessionpool.exceptions import ConnectionBroken, InvalidProxyURL, InvalidSchema
+
+IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # RFC 9110 §9.2.2
+
+
+class Payload(Protocol):
+    """A request as the transport sees it: bytes to send, and whether they can be sent again."""
+
+    method: str
+
+    def head(self, *, absolute: bool) -> bytes: ...
+    def open_body(self) -> bytes | Iterable[bytes] | None: ...
+    @property
+    def body_length(self) -> int | None: ...
+    @property
+    def is_replayable(self) -> bool: ...
+
+
+@attrs.define(eq=False)
+class Reply:
+    """What one attempt brought back: the head, and the body still to be read.
+
+    Attributes:
+        elapsed: Seconds from asking for a connection to the end of the head.
+        sent: Bytes of the request, a streamed body not counted.
+        received_at: Wall-clock seconds at which the head had come.
+    """
+
+    head: Head
+    body: Body
+    elapsed: float
+    sent: int
+    received_at: float
+
+
+class _Hold:
+    """The permit and the connection of one exchange, given back once. Confined, but for `abandon`."""
+
+    __slots__ = ("_connection", "_permit", "_transport")
+
+    def __init__(self, transport: Transport, permit: Permit[Connection], connection: Connection) -> None:
+        self._transport = transport
+        self._permit = permit
+        self._connection = connection
+
+    def end(self, head: Head, *, complete: bool) -> None:
+        """The body has ended, at its end or before."""
+        transport, connection = self._transport, self._connection
+        if complete and connection.rest(head, transport.clock.now()):
+            transport.gate.release(self._permit, connection)
+        else:
+            transport.close_connection(connection, "finished" if complete else "broken")
+            transport.gate.release(self._permit)
+
+    def abandon(self) -> None:
+        """The body was dropped unread; called by the collector, so without a lock or a user's code."""
+        self._connection.close()
+        self._transport.gate.abandon(self._permit)
+
+
+class Transport:
+    """Connections to all hosts, under one set of limits. Thread-safe.
+
+    Attributes:
+        gate: Grants the permits.
+        watch: Told what happens.
+    """
+
+    def __init__(self, name: str, limits: Limits, clock: Clock, observer: Observer | None = None) -> None:
+        self.name = name
+        self.limits = limits
+        self.clock = clock
+        self.watch = Watch(observer)
+        self._connector = Connector(clock)
+        self._routes: dict[object, Route] = {}
+        ledger: Ledger[Connection] = Ledger(
+            self._limit_for, limits.total, max_waiting=limits.waiting, max_idle=limits.idle
+        )
+        self.gate: Gate[Connection] = Gate(ledger, clock, self.close_connection, name)
+
+    def route(
+        self,
+        scheme: str,
+        host: str,
+        port: int,
+        proxy: str | None,
+        verify: bool | str | ssl.SSLContext,
+        cert: str | tuple[str, str] | None,
+    ) -> Route:
+        """The route to an origin under these settings; the same object for the same arguments, mostly.
+
+        Raises:
+            InvalidProxyURL: The proxy's URL has no host, or its scheme is neither http nor https.
+        """
+        wanted = (scheme, host, port, proxy, verify, cert)
+        route = self._routes.get(wanted)
+        if route is None:
+            if len(self._routes) >= 4096:  # a crawler's hosts are many; a route is soon made again
+                self._routes.clear()
+            route = self._routes[wanted] = _make_route(*wanted)
+        return route
+
+    def send(self, payload: Payload, route: Route, timeout: Timeout, deadline: Deadline) -> Reply:
+        """Send one request and read the head of its response.
+
+        A reused connection that dies before a byte of the response came was closed by the server while it lay idle:
+        an idempotent, replayable request then goes once more, over a fresh connection (RFC 9112 §9.3.1).
+
+        Raises:
+            PoolError: No permit; see `Gate.acquire`.
+            ConnectionError, Timeout: No connection, or no response; see `Connector.connect` and `Connection`.
+        """
+        clock, watch = self.clock, self.watch
+        started = clock.now()
+        permit: Permit[Connection] = Permit(route.key, route.identity, get_ident())
+        try:
+            self.gate.acquire(permit, Deadline.after(timeout.pool, started, "Timeout.pool").earlier(deadline))
+            if watch.observer is not None:
+                watch.tell("waited", route.key, clock.now() - started)
+            connection, reused = self._connection(permit, route, timeout, deadline)
+            while True:
+                head_bytes = payload.head(absolute=route.is_forwarding)
+                body = payload.open_body()
+                try:
+                    connection.send(head_bytes, body, payload.body_length, timeout.read, deadline)
+                    head = connection.read_head(payload.method)
+                except ConnectionBroken:
+                    if not (reused and not connection.answered and _may_resend(payload)):
+                        raise
+                    self.close_connection(connection, "stale")
+                    connection, reused = self._open(permit, route, timeout, deadline), False
+                else:
+                    break
+            reply_body = Body(connection, head, _Hold(self, permit, connection))
+        except BaseException:
+            if permit.item is not None:
+                self.close_connection(permit.item, "broken")
+            self.gate.release(permit)
+            raise
+        sent = len(head_bytes) + (len(body) if isinstance(body, bytes) else 0)
+        return Reply(head, reply_body, clock.now() - started, sent, clock.wall())
+
+    def close(self) -> Actions[Connection]:
+        """Refuse new requests, wake who waits, close what is idle; requests under way go on."""
+        return self.gate.close()
+
+    def cut(self, reason: str) -> int:
+        """Make every request under way fail at once; how many there were."""
+        connections = self.gate.leased_items()
+        for connection in connections:
+            connection.shutdown(reason)
+        return len(connections)
+
+    def stats(self) -> PoolStats:
+        """The counts of this moment."""
+        return self.gate.stats()
+
+    def close_connection(self, connection: Connection, reason: str) -> None:
+        """Close and tell; never called under the gate's lock."""
+        connection.close()
+        if self.watch.observer is not None:
+            self.watch.tell("closed", connection.host, reason)
+
+    def _connection(
+        self, permit: Permit[Connection], route: Route, timeout: Timeout, deadline: Deadline
+    ) -> tuple[Connection, bool]:
+        """The permit's own connection if it can still be used, else a new one; and whether it was used before."""
+        connection = permit.item
+        if connection is not None:
+            unusable = connection.unusable(self.clock.now())
+            if not unusable:
+                if self.watch.observer is not None:
+                    self.watch.tell("reused", route.key)
+                return connection, True
+            permit.item = None
+            self.close_connection(connection, unusable)
+        return self._open(permit, route, timeout, deadline), False
+
+    def _open(self, permit: Permit[Connection], route: Route, timeout: Timeout, deadline: Deadline) -> Connection:
+        permit.item = None
+        started = self.clock.now()
+        connected = self._connector.connect(route, timeout.connect, deadline)
+        now = self.clock.now()
+        permit.item = connection = Connection(
+            connected,
+            route,
+            self.clock,
+            # Jitter: connections opened together by a burst must not all be closed, and opened again, together.
+            expires=now + self.limits.lifetime * random.uniform(0.9, 1.0),  # noqa: S311 - no secret
+            max_uses=self.limits.max_uses,
+            idle_limit=self.limits.idle,
+        )
+        if self.watch.observer is not None:
+            self.watch.tell("connected", route.key, now - started)
+        return connection
+
+    def _limit_for(self, key: Hashable) -> int:
+        if not self.limits.overrides:
+            return self.limits.per_host
+        return self.limits.for_host((split_url(str(key).partition(" ")[0]).host or "").strip("[]"))
+
+
+def _may_resend(payload: Payload) -> bool:
+    return payload.method in IDEMPOTENT and payload.is_replayable
+
+
+def origin_key(scheme: str, host: str, port: int) -> str:
+    """An origin as text (RFC 6454 §6.2, the port always shown)."""
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def _make_route(
+    scheme: str,
+    host: str,
+    port: int,
+    proxy: str | None,
+    verify: bool | str | ssl.SSLContext,
+    cert: str | tuple[str, str] | None,
+) -> Route:
+    key = origin_key(scheme, host, port)
+    if proxy is None:
+        identity = (verify, cert) if scheme == "https" else ()
+        return Route(key, identity, scheme, host, port, None, verify, cert)
+    url = split_url(proxy if "://" in proxy else f"http://{proxy}")
+    if url.scheme not in ("http", "https"):
+        raise InvalidSchema(f"a proxy's scheme must be http or https; got {url.scheme!r}")
+    if not url.host:
+        raise InvalidProxyURL("a proxy's URL needs a host, as in http://proxy.example.com:3128")
+    through = f"{url.scheme}://{url.host}:{url.port or (443 if url.scheme == 'https' else 80)}"
+    return Route(f"{key} via {through}", (url.auth, verify, cert), scheme, host, port, url, verify, cert)
