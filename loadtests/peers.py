@@ -96,9 +96,7 @@ CASES = {
     "http1k": Case(title="1 KiB JSON over http", path="/1k.json", size=1024),
     "http100k": Case(title="100 KiB JSON over http", path="/100k.json", size=102_400),
     "https1k": Case(title="1 KiB JSON over https, verified", path="/1k.json", size=1024, tls=True),
-    "cookies": Case(
-        title="1 KiB JSON, a cookie set every time", path="/cookies.json", size=1024, cookies=True
-    ),
+    "cookies": Case(title="1 KiB JSON, a cookie set every time", path="/cookies.json", size=1024, cookies=True),
 }
 
 
@@ -336,9 +334,7 @@ class Httpx(Client):
 
     def __init__(self, target: Target) -> None:
         super().__init__(target)
-        limits = self.module.Limits(
-            max_connections=target.connections, max_keepalive_connections=target.connections
-        )
+        limits = self.module.Limits(max_connections=target.connections, max_keepalive_connections=target.connections)
         context = ssl.create_default_context(cafile=target.ca_file)
         self._client = self.module.Client(limits=limits, verify=context)
 
@@ -562,20 +558,9 @@ CLIENTS: dict[str, tuple[str, type[Client]]] = {
 def why_not(key: str) -> str | None:
     """Return why a client cannot be measured here, None when it can."""
     package = CLIENTS[key][1].package
-    if package is None:
+    if package is None or importlib.util.find_spec(package) is not None:
         return None
-    if package == "sessionpool":
-        try:
-            return (
-                None
-                if hasattr(importlib.import_module(package), "SessionPool")
-                else "sessionpool is not complete"
-            )
-        except ImportError as error:
-            return f"sessionpool cannot be imported: {error}"
-    if importlib.util.find_spec(package) is None:
-        return f"{package} is not installed: pip install 'sessionpool[peers]'"
-    return None
+    return f"{package} is not installed: pip install 'sessionpool[peers]'"
 
 
 # One measurement, in a process of its own ----------------------------------------------------------
@@ -594,7 +579,7 @@ class Job:
         case: Key in `CASES`.
         target: Handed to the client.
         seconds: How long to measure, 0 to count requests instead.
-        requests: Requests in all, at least one per thread.
+        requests: Requests in all, shared out evenly and rounded up; 0 to go by time.
         cpu: CPU to stay on, None for any.
     """
 
@@ -651,9 +636,7 @@ class Tally:
         every: Check the body (and the cookie) of each such reply.
     """
 
-    def __init__(
-        self, client: Client, case: Case, *, exact: bool, least: int, seconds: float, every: int
-    ) -> None:
+    def __init__(self, client: Client, case: Case, *, exact: bool, least: int, seconds: float, every: int) -> None:
         self.latencies = array.array("d")
         self._field = client.field
         self._size = case.size
@@ -721,29 +704,23 @@ class _Meter:
         self._usage = resource.getrusage(resource.RUSAGE_SELF)
         self._wall = time.perf_counter()
 
-    def stop(self) -> Callable[[Iterable[Tally]], Measured]:
+    def stop(self, tallies: Iterable[Tally]) -> Measured:
         wall = time.perf_counter() - self._wall
         usage = resource.getrusage(resource.RUSAGE_SELF)
-
-        def result(tallies: Iterable[Tally]) -> Measured:
-            latencies = sorted(latency for tally in tallies for latency in tally.latencies)
-            count = len(latencies)
-            return Measured(
-                requests=count,
-                user=usage.ru_utime - self._usage.ru_utime,
-                system=usage.ru_stime - self._usage.ru_stime,
-                wall=wall,
-                p50=latencies[(count - 1) // 2],
-                p99=latencies[math.ceil(count * 0.99) - 1],
-                longest=latencies[-1],
-            )
-
-        return result
+        latencies = sorted(latency for tally in tallies for latency in tally.latencies)
+        count = len(latencies)
+        return Measured(
+            requests=count,
+            user=usage.ru_utime - self._usage.ru_utime,
+            system=usage.ru_stime - self._usage.ru_stime,
+            wall=wall,
+            p50=latencies[(count - 1) // 2],
+            p99=latencies[math.ceil(count * 0.99) - 1],
+            longest=latencies[-1],
+        )
 
 
-def _drive_threads(
-    client: Client, threads: int, warm: Callable[[], Tally], real: Callable[[], Tally]
-) -> Measured:
+def _drive_threads(client: Client, threads: int, warm: Callable[[], Tally], real: Callable[[], Tally]) -> Measured:
     stages = [threading.Barrier(threads + 1) for _ in ("warm", "go", "done")]
     tallies: list[Tally] = []
     warmed: list[Tally] = []
@@ -780,7 +757,7 @@ def _drive_threads(
         stages[2].wait()
     except threading.BrokenBarrierError:
         raise errors[0] from None
-    result = meter.stop()
+    measured = meter.stop(tallies)
     for worker in workers:
         worker.join()
     if errors:
@@ -789,7 +766,7 @@ def _drive_threads(
     made = sum(len(tally.latencies) for tally in [*warmed, *tallies])
     if (seen := client.seen()) not in (None, made):
         raise WrongAnswerError(f"the client's observer was told of {seen} responses, there were {made}")
-    return result(tallies)
+    return measured
 
 
 async def _drive_tasks(
@@ -807,7 +784,7 @@ async def _drive_tasks(
     await asyncio.gather(*(work(warm) for _ in range(tasks)))
     meter = _Meter()
     tallies = await asyncio.gather(*(work(real) for _ in range(tasks)))
-    return meter.stop()(tallies)
+    return meter.stop(tallies)
 
 
 # All measurements ----------------------------------------------------------------------------------
@@ -880,6 +857,8 @@ def run(results: Results, say: Callable[[str], None]) -> None:
     """Run the whole plan, adding to `results`; `say` is told what goes on, in pieces of lines."""
     plan = results.plan
     cpus = two_cpus()
+    if (load := os.getloadavg()[0]) > 1:
+        results.notes.append(f"the machine was busy when this began (load {load:.1f}): only the ratios mean something")
     if cpus is None:
         results.notes.append("one CPU only: client and server share it, so rates and latencies mean little")
     clients = []
@@ -890,9 +869,7 @@ def run(results: Results, say: Callable[[str], None]) -> None:
             clients.append(key)
     small, large = json_document(1024), json_document(102_400)
     documents = {"/1k.json": small, "/100k.json": large, "/cookies.json": small}
-    nginx = Nginx(
-        documents=documents, cookie_paths=["/cookies.json"], tls=True, cpu=cpus[1] if cpus else None
-    )
+    nginx = Nginx(documents=documents, cookie_paths=["/cookies.json"], tls=True, cpu=cpus[1] if cpus else None)
     with nginx:
         for number in range(plan.rounds):
             # Each round starts with another client, so that none always comes after the same one.
@@ -927,9 +904,7 @@ def run(results: Results, say: Callable[[str], None]) -> None:
                         try:
                             measured = _in_process(job)
                         except RuntimeError as error:
-                            results.failed.append(
-                                f"round {number + 1}, {case}, {threads} threads, {key}: {error}"
-                            )
+                            results.failed.append(f"round {number + 1}, {case}, {threads} threads, {key}: {error}")
                             say(f" {key} FAILED")
                             continue
                         opened = nginx.status().accepted - before
@@ -997,6 +972,7 @@ class Row:
         rate: Requests per second.
         p50: Milliseconds.
         p99: Milliseconds.
+        longest: Milliseconds.
         to_urllib3: CPU as a multiple of urllib3's in the same round: median, smallest, largest; None without.
         to_floor: The same, of the raw sockets'.
         connections: The most the server saw from one process.
@@ -1010,6 +986,7 @@ class Row:
     rate: float
     p50: float
     p99: float
+    longest: float
     to_urllib3: tuple[float, float, float] | None
     to_floor: tuple[float, float, float] | None
     connections: int
@@ -1036,6 +1013,7 @@ def rows(results: Results) -> list[Row]:
                             rate=statistics.median(each.rate for each in measured),
                             p50=statistics.median(each.p50 for each in measured) * 1e3,
                             p99=statistics.median(each.p99 for each in measured) * 1e3,
+                            longest=statistics.median(each.longest for each in measured) * 1e3,
                             to_urllib3=_ratio(rounds, groups.get((case, threads, "urllib3"))),
                             to_floor=_ratio(rounds, groups.get((case, threads, "raw"))),
                             connections=max(each.connections for each in rounds.values()),
@@ -1044,17 +1022,13 @@ def rows(results: Results) -> list[Row]:
     return found
 
 
-def _ratio(
-    rounds: dict[int, Measurement], base: dict[int, Measurement] | None
-) -> tuple[float, float, float] | None:
+def _ratio(rounds: dict[int, Measurement], base: dict[int, Measurement] | None) -> tuple[float, float, float] | None:
     base = base or {}
-    ratios = [
-        each.measured.cpu / base[number].measured.cpu for number, each in rounds.items() if number in base
-    ]
+    ratios = [each.measured.cpu / base[number].measured.cpu for number, each in rounds.items() if number in base]
     return (statistics.median(ratios), min(ratios), max(ratios)) if ratios else None
 
 
-_HEADS = ("client", "CPU µs", "req/s", "p50 ms", "p99 ms", "x urllib3", "x floor", "conns")
+_HEADS = ("client", "CPU µs", "req/s", "p50 ms", "p99 ms", "longest", "x urllib3", "x floor", "conns")
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -1070,6 +1044,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{row.rate:,.0f}",
         f"{row.p50:.2f}",
         f"{row.p99:.2f}",
+        f"{row.longest:.1f}",
         ratio(row.to_urllib3, 2),
         ratio(row.to_floor, 1),
         str(row.connections),
@@ -1082,9 +1057,7 @@ def _blocks(results: Results) -> Iterator[tuple[str, list[Row]]]:
         for threads in results.plan.threads:
             if block := [row for row in found if (row.case, row.threads) == (case, threads)]:
                 most = results.plan.allowed(threads)
-                title = (
-                    f"{CASES[case].title}: {_count(threads, 'thread')}, {_count(most, 'connection')} at most"
-                )
+                title = f"{CASES[case].title}: {_count(threads, 'thread')}, {_count(most, 'connection')} at most"
                 yield title, block
 
 
@@ -1096,9 +1069,7 @@ def table(results: Results) -> str:
         widths = [max(len(line[column]) for line in cells) for column in range(len(_HEADS))]
         lines += ["", title]
         lines += [
-            "  ".join(
-                [line[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)]
-            )
+            "  ".join([line[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)])
             for line in cells
         ]
     return "\n".join(lines[1:])
@@ -1139,9 +1110,7 @@ def markdown(results: Results) -> str:
         lines += ["| " + " | ".join(_cells(row)) + " |" for row in block]
     lines += ["", "## Conditions", ""]
     lines += [f"- {name}: {value}" for name, value in about.items() if name != "versions"]
-    lines.append(
-        "- versions: " + ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    )
+    lines.append("- versions: " + ", ".join(f"{name} {version}" for name, version in about["versions"].items()))
     lines += [f"- {note}" for note in results.notes]
     lines += [f"- failed: {failure}" for failure in results.failed]
     return "\n".join(lines) + "\n"
@@ -1197,9 +1166,7 @@ def chart(results: Results, path: Path) -> bool:
         for at, threads in enumerate(plan.threads)
     ]
     figure.legend(handles=handles, loc="upper right", ncols=len(handles), frameon=False)
-    conditions = (
-        f"{results.about['machine']}, Python {results.about['versions']['python']}, {results.about['date']}"
-    )
+    conditions = f"{results.about['machine']}, Python {results.about['versions']['python']}, {results.about['date']}"
     inch = 1 / figure.get_size_inches()[1]
     figure.suptitle("What one request costs", x=0.01, y=1 - 0.1 * inch, ha="left", va="top", fontsize=12)
     figure.text(0.01, 1 - 0.38 * inch, conditions, va="top", fontsize=7)
@@ -1279,9 +1246,7 @@ def _parser() -> argparse.ArgumentParser:
         def parse(text: str) -> list[str]:
             chosen = [part.strip() for part in text.split(",") if part.strip()]
             if unknown := [part for part in chosen if part not in names]:
-                raise argparse.ArgumentTypeError(
-                    f"unknown: {', '.join(unknown)}; there are {', '.join(names)}"
-                )
+                raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}; there are {', '.join(names)}")
             if not chosen:
                 raise argparse.ArgumentTypeError(f"nothing chosen of {', '.join(names)}")
             return list(dict.fromkeys(chosen))
@@ -1298,7 +1263,7 @@ def _parser() -> argparse.ArgumentParser:
         "",
         "A client that is not installed is left out; pip install 'sessionpool[peers]' brings all.",
         "Needs nginx (apt-get install nginx-light) and, for its certificate, trustme.",
-        "CPU per request is the steady figure; rates and latencies also depend on nginx keeping up.",
+        "Run it on a quiet machine. Ratios within a round are the steadiest figures; rates and latencies the least.",
     ]
     parser = argparse.ArgumentParser(
         prog="python -m loadtests.peers",
@@ -1309,11 +1274,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--clients", type=some(CLIENTS), metavar="A,B", help="only these (default: all)")
     parser.add_argument("--cases", type=some(CASES), metavar="A,B", help="only these (default: all)")
     parser.add_argument("--threads", type=numbers, metavar="N,M", help="numbers of threads (default: 1,8,32)")
-    parser.add_argument(
-        "--rounds", type=positive, metavar="N", help="times everything is repeated (default: 3)"
-    )
+    parser.add_argument("--rounds", type=positive, metavar="N", help="times everything is repeated (default: 3)")
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--seconds", type=seconds, metavar="S", help="length of a measurement (default: 0.6)")
+    length.add_argument("--seconds", type=seconds, metavar="S", help="length of a measurement (default: 0.5)")
     length.add_argument("--requests", type=positive, metavar="N", help="requests of a measurement, instead")
     parser.add_argument(
         "--connections",
@@ -1332,9 +1295,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="where to save (default: loadtests/results beside this module)",
     )
-    parser.add_argument(
-        "--measure", help=argparse.SUPPRESS
-    )  # a Job as JSON: what the processes are started with
+    parser.add_argument("--measure", help=argparse.SUPPRESS)  # a Job as JSON: what the processes are started with
     return parser
 
 
@@ -1352,8 +1313,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cases=chosen.cases or list(CASES),
         threads=chosen.threads or ([1, 8] if chosen.quick else [1, 8, 32]),
         rounds=chosen.rounds or (1 if chosen.quick else 3),
-        seconds=0.0 if chosen.requests else chosen.seconds or (0.2 if chosen.quick else 0.6),
-        requests=chosen.requests or 1,
+        seconds=0.0 if chosen.requests else chosen.seconds or (0.2 if chosen.quick else 0.5),
+        requests=chosen.requests or 0,
         connections=chosen.connections,
     )
     directory = chosen.out or Path(__file__).with_name("results")
@@ -1364,9 +1325,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         probe.unlink()
     except OSError as error:
         parser.error(f"cannot write to {directory}: {error.strerror}")
-    shown = [
-        part for part in arguments if part != str(chosen.out) and part not in ("--out", f"--out={chosen.out}")
-    ]
+    shown = [part for part in arguments if part != str(chosen.out) and part not in ("--out", f"--out={chosen.out}")]
     results = Results(about=about(shown), plan=plan)
     total = len(plan.clients) * len(plan.cases) * len(plan.threads) * plan.rounds
     print(f"{_count(total, 'measurement')}; figures as they come: client CPU µs per request", flush=True)

@@ -268,8 +268,7 @@ class Nginx:
         program = find_nginx()
         if program is None:
             raise NginxError(
-                "nginx is not installed (looked on PATH, in /usr/sbin and /usr/local/sbin): "
-                "apt-get install nginx-light"
+                "nginx is not installed (looked on PATH, in /usr/sbin and /usr/local/sbin): apt-get install nginx-light"
             )
         with ExitStack() as undo:
             self._directory = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="nginx-")))
@@ -311,9 +310,7 @@ class Nginx:
                 return self._ask()
             except (OSError, http.client.HTTPException) as error:
                 said = self._errors()
-                raise NginxError(
-                    f"nginx does not answer on its control connection: {error!r} {said}"
-                ) from error
+                raise NginxError(f"nginx does not answer on its control connection: {error!r} {said}") from error
 
     def requests(self) -> Iterator[LoggedRequest]:
         """Yield what has been logged, in the order in which the requests ended. Needs `log`.
@@ -384,9 +381,7 @@ class Nginx:
             try:
                 self._process.wait(START_TIMEOUT)
             except subprocess.TimeoutExpired:
-                os.killpg(
-                    self._process.pid, signal.SIGKILL
-                )  # its own session: master and worker, no one else
+                os.killpg(self._process.pid, signal.SIGKILL)  # its own session: master and worker, no one else
                 self._process.wait()
 
     def _errors(self) -> str:
@@ -461,9 +456,7 @@ class Nginx:
             if path in self._cookie_paths:
                 yield "add_header Set-Cookie 'x=$request_id; Path=/'; add_header X-Cookie-Back $cookie_x;"
             suffix = Path(path).suffix[1:]
-            kind = next(
-                (kind for kind, known in _TYPES.items() if suffix in known.split()), "application/json"
-            )
+            kind = next((kind for kind, known in _TYPES.items() if suffix in known.split()), "application/json")
             yield f"types {{}} default_type {kind};"
             if len(body) <= 2048 and body.isascii() and not set(body) & set(b"$'\\\0"):
                 yield f"return 200 '{body.decode('ascii')}';"

@@ -266,7 +266,7 @@ def encode_form(data: Any) -> Any:
     """Form-encode a mapping or pairs, sequences as values repeated; str and bytes stay as they are."""
     if isinstance(data, (str, bytes)):
         return data
-    pairs = []
+    pairs: list[tuple[Any, Any]] = []
     for name, values in data.items() if isinstance(data, Mapping) else data:
         pairs.extend((name, value) for value in _several(values) if value is not None)
     return urlencode(pairs, doseq=True)

@@ -155,8 +155,8 @@ class Session:
     """Sends requests with its own headers, auth and cookies, with the interface people know from requests.
 
     Leased from a pool, it belongs to the thread that leased it: used by another it raises `WrongThreadError`, used
-    after the lease it raises `LeaseReleasedError`. Made by itself, it may be handed from thread to thread; two threads that
-    use it at the same time raise `WrongThreadError` instead of corrupting it.
+    after the lease it raises `LeaseReleasedError`. Made by itself, it may be handed from thread to thread;
+    two threads that use it at the same time raise `WrongThreadError` instead of corrupting it.
 
     Attributes:
         verify: Whether and how a server's certificate is checked: True, False, a path, or an `SSLContext`.

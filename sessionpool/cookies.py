@@ -10,7 +10,7 @@ a level of its own for the path would save nothing: what a host is sent is looke
 
 What holds after every call (`tests/test_cookies.py` checks this list against a model):
 
-1.  A cookie is filed under its domain, a domain without cookies is forgotten, and `len(jar)` counts cookies.
+1.  A cookie is filed under its domain, a domain without cookies is forgotten, and the counts are right.
 2.  `_Index.backwards` holds those domains, spelt backwards and sorted: all below a domain are one run in it.
 3.  A cached line is, until its instant, what would be assembled anew.
 4.  Cookies set in this jar have ascending creation times, even while the clock stands still or goes back.
@@ -159,14 +159,11 @@ def _is_address(host: str) -> bool:
     return _ADDRESS.search(host) is not None
 
 
-def _lineage(host: str) -> list[str]:
+@functools.lru_cache(maxsize=1024)
+def _lineage(host: str) -> tuple[str, ...]:
     """The domains that a host domain-matches: itself and all above, but none above an address (§5.1.3)."""
-    found = [host]
-    if not _is_address(host):
-        while dot := host.find(".") + 1:
-            host = host[dot:]
-            found.append(host)
-    return found
+    dots = [] if _is_address(host) else [dot.end() for dot in re.finditer(r"\.", host)]
+    return host, *(host[dot:] for dot in dots)
 
 
 def _default_path(path: str) -> str:
@@ -341,19 +338,21 @@ class _Line(NamedTuple):
     def value(self, path: str) -> str | None:
         if self.pairs is None:
             return self.text
-        return "; ".join([pair for at, below, pair in self.pairs if path.startswith(below) or path == at]) or None
+        pairs = [pair for at, below, pair in self.pairs if path.startswith(below) or path == at]
+        return "; ".join(pairs) or None
 
 
 class _Index:
     """The cookies of a jar that is not empty, by domain, and the lines assembled from them."""
 
-    __slots__ = ("backwards", "count", "domains", "lines", "newest")
+    __slots__ = ("backwards", "count", "domains", "lines", "newest", "secure")
 
     def __init__(self) -> None:
         self.domains: dict[str, dict[tuple[str, str, bool], _Kept]] = {}
         self.backwards: list[str] = []
         self.lines: dict[tuple[str, bool], _Line] = {}
         self.count = 0
+        self.secure = 0  # how many of the cookies are
         self.newest = 0.0
 
     def __iter__(self) -> Iterator[_Kept]:
@@ -362,15 +361,18 @@ class _Index:
 
     def put(self, cookie: Cookie, accessed: float) -> None:
         """Add a cookie, or give it the place and creation time of the one it replaces (§5.7 step 23)."""
-        kept = self.domains.get(cookie.domain)
-        if kept is None:
-            kept = self.domains[cookie.domain] = {}
-            bisect.insort(self.backwards, cookie.domain[::-1])
         key = (cookie.path, cookie.name, cookie.host_only)
-        place = kept.get(key)
+        place = self.domains.get(cookie.domain, {}).get(key)
+        if place is not None and place.cookie.is_expired(cookie.created):  # should be gone, so hands down nothing
+            self.drop(place.cookie)
+            place = None
         if place is None:
-            kept[key] = _Kept(cookie, accessed)
+            if cookie.domain not in self.domains:
+                self.domains[cookie.domain] = {}
+                bisect.insort(self.backwards, cookie.domain[::-1])
+            self.domains[cookie.domain][key] = _Kept(cookie, accessed)
             self.count += 1
+            self.secure += cookie.secure
             self.newest = max(self.newest, cookie.created)
             self.lines.clear()
             return
@@ -382,14 +384,17 @@ class _Index:
         shorter = cookie.expires is not None and (old.expires is None or cookie.expires < old.expires)
         if shorter or old.value != cookie.value or old.secure != cookie.secure:
             self.lines.clear()
+        self.secure += cookie.secure - old.secure
         place.cookie = _created(cookie, old.created)
 
     def drop(self, cookie: Cookie) -> None:
         """Forget the cookie with this one's domain, path, name and host-only flag, if there is one."""
-        kept = self.domains.get(cookie.domain)
-        if kept is None or kept.pop((cookie.path, cookie.name, cookie.host_only), None) is None:
+        kept = self.domains.get(cookie.domain, {})
+        dropped = kept.pop((cookie.path, cookie.name, cookie.host_only), None)
+        if dropped is None:
             return
         self.count -= 1
+        self.secure -= dropped.cookie.secure
         self.lines.clear()
         if not kept:
             del self.domains[cookie.domain]
@@ -425,7 +430,7 @@ class _Index:
 
     def protects(self, cookie: Cookie, now: float) -> bool:
         """Whether a cookie from an insecure connection would cover a secure one (§5.7 step 16)."""
-        return any(
+        return self.secure > 0 and any(
             old.secure and old.name == cookie.name and not old.is_expired(now) and _path_matches(cookie.path, old.path)
             for domain in (*_lineage(cookie.domain), *self.below(cookie.domain))
             for old in [kept.cookie for kept in self.domains.get(domain, {}).values()]
@@ -636,7 +641,7 @@ class CookieJar:
     def get(
         self, name: str, default: str | None = None, domain: str | None = None, path: str | None = None
     ) -> str | None:
-        """The value of the cookie of that name, domain, path; `CookieConflictError` if there are several."""
+        """The value of the cookie of that name, domain, path; `CookieConflictError` if there are two."""
         try:
             return self._the_one(name, domain, path).value
         except KeyError:
@@ -774,7 +779,7 @@ RequestsCookieJar = CookieJar  # under the name that requests' users import
 def cookiejar_from_dict(
     cookie_dict: Mapping[str, str] | None, cookiejar: CookieJar | None = None, overwrite: bool = True
 ) -> CookieJar:
-    """Set names and values in a jar, by default a new one; without `overwrite`, only those it does not have."""
+    """Set names and values in a jar, by default a new one; without `overwrite`, only those it has not."""
     jar = CookieJar() if cookiejar is None else cookiejar
     present = () if overwrite else frozenset(jar.keys())
     jar.update({name: value for name, value in (cookie_dict or {}).items() if name not in present})

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from sessionpool.cli._links import is_page, links
 from sessionpool.cli._load import load
 from sessionpool.cli._output import Page, Unusable
+from sessionpool.cli._report import count
 from sessionpool.cli._robots import Robots
 from sessionpool.cli._run import EXIT_CODES, Task, Tools, add_options, whole
 from sessionpool.cli._run import run as run_source
@@ -84,9 +85,9 @@ class Crawl:
         try:
             self.start = resolve(url)
         except ValueError as error:
-            raise Unusable(f"cannot crawl {error}") from None
+            raise Unusable(f"cannot crawl: {error}") from None
         if "@" in site(self.start):
-            raise Unusable("cannot crawl a URL with a password in it; send it by --header 'Authorization: …'")
+            raise Unusable("cannot crawl: the URL names a user; send credentials by --header 'Authorization: …'")
         self._robots = robots
         self._waits = waits
         self._depth = depth
@@ -168,15 +169,15 @@ class Crawl:
         """What was left out."""
         notes = list(self._notes)
         if self._forbidden:
-            notes.append(f"left out: {self._forbidden:,} URLs that robots.txt forbids")
+            notes.append(f"left out: {count(self._forbidden, 'URL')} that robots.txt forbids")
         for reason, number in self._unreadable.items():
-            notes.append(f"left out: {number:,} URLs; {reason}")
-        found = sum(map(len, self._levels))
+            notes.append(f"left out: {count(number, 'URL')}; {reason}")
+        found = sum(map(len, self._levels)) + sum(self._flying.values())
         beyond = 0 if self._depth is None else sum(map(len, self._levels[self._depth + 1 :]))
         if found > beyond:
-            notes.append(f"left: {found - beyond:,} URLs found and not yet fetched")
+            notes.append(f"left: {count(found - beyond, 'URL')} found and not yet fetched")
         if beyond:
-            notes.append(f"left: {beyond:,} URLs found that are further than --depth {self._depth}")
+            notes.append(f"left: {count(beyond, 'URL')} found further away than --depth {self._depth}")
         return notes, bool(self._unreadable)
 
     def _learn(self, page: Page, found: list[str]) -> None:
@@ -187,7 +188,9 @@ class Crawl:
         depth = page.depth if page.location is not None else page.depth + 1
         while len(self._levels) <= depth:
             self._levels.append(deque())
-        page.found = [url for url in found if url.startswith(self._sites) and url not in self._seen]
+        page.found = [
+            url for url in dict.fromkeys(found) if url.startswith(self._sites) and url not in self._seen
+        ]
         self._seen.update(page.found)
         self._levels[depth].extend(Task(url, page.url, depth) for url in page.found)
 

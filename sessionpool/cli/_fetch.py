@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import queue
 import threading
 from collections import Counter
@@ -85,6 +84,7 @@ class Listing:
         self._tasks: queue.Queue[Task | OSError | None] = queue.Queue(_AHEAD)
         self._done: Counter[str] = Counter()
         self._reader: threading.Thread | None = None
+        self._is_hungry = False  # `next` found nothing and waits to be told
         self._has_ended = False
 
     def take(self, page: Page) -> None:
@@ -101,13 +101,20 @@ class Listing:
             self._reader.start()
         if self._has_ended:
             return None
-        with contextlib.suppress(queue.Empty):
+        try:
             task = self._tasks.get_nowait()
-            if isinstance(task, Task):
-                return task
-            self._has_ended = True
-            if task is not None:
-                raise Unusable(f"cannot read the list any further: {task.strerror or task}")
+        except queue.Empty:
+            # Asked for, and looked again: whatever the reader puts from now on, it sees that it is waited for.
+            self._is_hungry = True
+            try:
+                task = self._tasks.get_nowait()
+            except queue.Empty:
+                return None
+        if isinstance(task, Task):
+            return task
+        self._has_ended = True
+        if task is not None:
+            raise Unusable(f"cannot read the list any further: {task.strerror or task}")
         return None
 
     def queued(self) -> int | None:
@@ -137,12 +144,16 @@ class Listing:
                 if self._done.get(task.url):
                     self._done[task.url] -= 1
                 else:
-                    self._tasks.put(task)
-                    self._tools.wake()
+                    self._put(task)
         except OSError as error:
             end = error
-        self._tasks.put(end)
-        self._tools.wake()
+        self._put(end)
+
+    def _put(self, task: Task | OSError | None) -> None:
+        self._tasks.put(task)
+        if self._is_hungry:
+            self._is_hungry = False
+            self._tools.wake()
 
     def _listed(self) -> Iterator[Task]:
         for source in self._inputs:

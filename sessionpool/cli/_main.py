@@ -65,6 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return 2
             module.add_arguments(command)
             command.set_defaults(run=module.run)
+    if not argv:
+        parser.print_help(sys.stderr)
+        return 2
     args = parser.parse_args(argv)
     try:
         code: int = args.run(args)

@@ -99,7 +99,7 @@ class OriginError(Exception):
 # --- bytes to requests --------------------------------------------------------------------------------------
 
 
-class BadRequest(Exception):  # noqa: N818  the name of the status it becomes
+class BadRequest(Exception):
     """The bytes are no request we can take; answered with `status`, after which the connection is closed."""
 
     def __init__(self, status: int, reason: str) -> None:
@@ -163,11 +163,7 @@ def requests_in(buffer: bytearray) -> Generator[Request | bytes | None, None, No
         request = _parse_head(head)
         length = _body_length(request)
         if length != 0:
-            if (
-                request.minor == 1
-                and request.headers.get("expect", "").lower() == "100-continue"
-                and not buffer
-            ):
+            if request.minor == 1 and request.headers.get("expect", "").lower() == "100-continue" and not buffer:
                 yield _CONTINUE
             if length is None:
                 request.body = yield from _read_chunks(buffer)
@@ -375,9 +371,7 @@ def _static_pages() -> dict[str, tuple[str, bytes]]:
             _HTML,
             _page(
                 f"Page {number}",
-                "\n".join(
-                    f"<p>{name} wrote paragraph {at} of page {number}.</p>" for at, name in enumerate(_NAMES)
-                )
+                "\n".join(f"<p>{name} wrote paragraph {at} of page {number}.</p>" for at, name in enumerate(_NAMES))
                 + f'\n<p><a href="/static/page-{number % 9 + 1}.html">on</a> <a href="/">home</a></p>',
             ),
         )
@@ -397,9 +391,7 @@ class Site:
     def __init__(self) -> None:
         self.visitors = Visitors()
         self._static = _static_pages()
-        letter = json.dumps(
-            {"lines": [{"number": at, "text": " ".join(_NAMES)} for at in range(40)]}
-        ).encode()
+        letter = json.dumps({"lines": [{"number": at, "text": " ".join(_NAMES)} for at in range(40)]}).encode()
         self._letter = letter
         self._letter_gzip = gzip.compress(letter, mtime=0)
         self._date = (0, "")
@@ -463,9 +455,7 @@ class Site:
         ).encode("latin-1")
 
     def _error(self, request: Request, status: int, text: str, fields: str = "") -> list[Step]:
-        return self._reply(
-            request, status, f"{status}: {text}\n".encode(), "text/plain; charset=utf-8", fields
-        )
+        return self._reply(request, status, f"{status}: {text}\n".encode(), "text/plain; charset=utf-8", fields)
 
     def _go_to(self, request: Request, status: int, location: str, fields: str = "") -> list[Step]:
         return self._reply(request, status, b"", fields=f"Location: {location}\r\n{fields}")
@@ -508,9 +498,7 @@ class Site:
             return self._go_to(request, 303, "/login")
         cart = self.visitors.cart(user)
         body = f'<p>You are <b id="user">{user}</b>. Your cart holds <b id="cart">{cart}</b>.</p>'
-        return self._reply(
-            request, 200, _page("Your page", body), fields="Cache-Control: private, no-store\r\n"
-        )
+        return self._reply(request, 200, _page("Your page", body), fields="Cache-Control: private, no-store\r\n")
 
     def _cart_add(self, request: Request) -> list[Step]:
         user = self.visitors.user_of(request.cookies())
@@ -528,9 +516,7 @@ class Site:
         kind = "text/plain; charset=utf-8"
         if request.minor == 0:  # no chunks before HTTP/1.1: RFC 9112 §6.1
             return self._reply(request, 200, b"".join(lines), kind)
-        head = self._head(
-            request, 200, f"Content-Type: {kind}\r\nTransfer-Encoding: chunked\r\nTrailer: X-Digest\r\n"
-        )
+        head = self._head(request, 200, f"Content-Type: {kind}\r\nTransfer-Encoding: chunked\r\nTrailer: X-Digest\r\n")
         if request.method == "HEAD":
             return [(0.0, head)]
         chunks = [b"%x\r\n%b\r\n" % (len(line), line) for line in lines]
@@ -630,9 +616,7 @@ class OriginServer:
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._sequence = itertools.count()
         self._connections: set[_Connection] = set()
-        self._most_open = self._requests = self._asked_to_close = self._rejected = self._crossed = (
-            self._lost
-        ) = 0
+        self._most_open = self._requests = self._asked_to_close = self._rejected = self._crossed = self._lost = 0
         self._per_connection: list[int] = []
         self._faults: list[str] = []
         self._stopping = False
@@ -674,6 +658,9 @@ class OriginServer:
             self._calls.append(self._stop)
             self._wake()
             self._thread.join()
+            # Not by the thread: it may see `_stop` before the wake-up is sent.
+            self._waker.close()
+            self._woken.close()
 
     def __enter__(self) -> Self:
         return self
@@ -726,8 +713,7 @@ class OriginServer:
         for connection in list(self._connections):
             self._drop(connection)
         self._selector.close()
-        for sock in (self._listener, self._waker, self._woken):
-            sock.close()
+        self._listener.close()
 
     def _listen(self) -> None:
         self._selector.register(self._listener, selectors.EVENT_READ)
@@ -1000,9 +986,7 @@ class OriginProcess:
     def _gone(self) -> OriginError:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=5)
-        return OriginError(
-            f"the demo's origin (process {self.pid}) has ended, exit code {self._process.returncode}"
-        )
+        return OriginError(f"the demo's origin (process {self.pid}) has ended, exit code {self._process.returncode}")
 
 
 def main(port: int) -> int:

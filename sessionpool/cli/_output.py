@@ -25,7 +25,7 @@ _BEGINNING: Final = b'{"url": '
 _STDOUT: Final = 1
 
 
-class Unusable(Exception):  # noqa: N818 - told to the user as a sentence
+class Unusable(Exception):
     """Input, output or an option that the command cannot work with; the message is a sentence."""
 
 
@@ -77,7 +77,8 @@ class Page:
         }
         if self.depth is not None:
             fields |= {"depth": self.depth, "found": self.found or []}
-        return json.dumps(fields).encode("ascii") + b"\n"
+        # What is half a character (it may come from an undecodable argument) is left as JSON's own escape.
+        return json.dumps(fields, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
 
     @classmethod
     def from_line(cls, line: bytes) -> Self:

@@ -61,10 +61,20 @@ class Tally:
 
 
 class Progress:
-    """Shows a run while it lasts: a bar on a terminal, elsewhere a line every few seconds. Thread-safe."""
+    """Shows a run while it lasts: a bar on a terminal, elsewhere a line every few seconds. Thread-safe.
 
-    def __init__(self, name: str, tally: Tally, stats: Callable[[], PoolStats]) -> None:
+    Args:
+        name: The command's.
+        tally: What there is to show.
+        stats: The pool's.
+        shares_output: The output goes to standard output.
+    """
+
+    def __init__(
+        self, name: str, tally: Tally, stats: Callable[[], PoolStats], *, shares_output: bool
+    ) -> None:
         self._name = name
+        self._shares_output = shares_output
         self._tally = tally
         self._stats = stats
         self._console = Console(stderr=True, highlight=False)
@@ -90,7 +100,8 @@ class Progress:
         print(*lines, sep="\n", file=sys.stderr, flush=True)
 
     def __enter__(self) -> Self:
-        if self._console.is_terminal:
+        # A bar and lines on the same terminal would overwrite each other.
+        if self._console.is_terminal and not (self._shares_output and sys.stdout.isatty()):
             self._live = Live(
                 get_renderable=self._bar, console=self._console, refresh_per_second=8, transient=True
             )
@@ -133,7 +144,7 @@ class Progress:
 def summary(tally: Tally, stats: PoolStats, seconds: float) -> list[str]:
     """The sum of a run, line by line."""
     earlier = f" ({tally.earlier:,} of them by an earlier run)" if tally.earlier else ""
-    pages = f"{_count(tally.pages, 'page')}{earlier}"
+    pages = f"{count(tally.pages, 'page')}{earlier}"
     lines = [f"{pages}, {_size(tally.bytes)}, {seconds:.1f} s, {_rate(tally, seconds)} pages/s"]
     if tally.classes:
         lines.append("status: " + ", ".join(f"{name} {n:,}" for name, n in sorted(tally.classes.items())))
@@ -141,8 +152,8 @@ def summary(tally: Tally, stats: PoolStats, seconds: float) -> list[str]:
         lines.append("errors: " + ", ".join(f"{name} {n:,}" for name, n in tally.kinds.most_common()))
     if uses := stats.opened + stats.reused:
         lines.append(
-            f"connections: at most {stats.peak} open at once, {stats.opened:,} opened, "
-            f"{stats.reused / uses:.1%} of {_count(uses, 'request')} on one that was open"
+            f"connections: at most {stats.peak} open at once, {stats.opened:,} opened for "
+            f"{count(uses, 'request')} ({stats.reused / uses:.1%} reused one)"
         )
     for page in tally.failed:
         where = f", linked from {page.referrer}" if page.referrer else ""
@@ -156,7 +167,8 @@ def _rate(tally: Tally, seconds: float) -> str:
     return f"{(tally.pages - tally.earlier) / max(seconds, 1e-6):,.0f}"
 
 
-def _count(number: int, noun: str) -> str:
+def count(number: int, noun: str) -> str:
+    """A number of things, in words."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 

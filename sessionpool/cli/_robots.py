@@ -82,4 +82,4 @@ class Robots:
         return rules
 
     def _closed(self, reason: str) -> Refusal:
-        return Refusal(f"{reason}; so nothing of this site may be fetched (RFC 9309 §2.3.1.4)", is_rule=False)
+        return Refusal(f"{reason}; so nothing of this site may be fetched (RFC 9309, 2.3.1.4)", is_rule=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import math
 import queue
 import re
@@ -154,7 +155,7 @@ def run(name: str, args: argparse.Namespace, make: Callable[[Tools], Source]) ->
     tally = Tally()
     waits = Waits()
     with _pool(name, args, waits) as pool:
-        progress = Progress(name, tally, pool.stats)
+        progress = Progress(name, tally, pool.stats, shares_output=args.out == "-")
         try:
             source = make(Tools(progress.say, lambda: events.put(None), waits))
             out = PageFile(args.out, resume=args.resume, force=args.force, take=_taker(source, tally))
@@ -219,8 +220,7 @@ def _drive(
     in_flight = 0
     while True:
         while in_flight < window and (task := source.next()) is not None:
-            future = pool.submit(source.fetch, task)
-            future.add_done_callback(lambda future, task=task: events.put((task, future)))
+            pool.submit(source.fetch, task).add_done_callback(functools.partial(_put, events, task))
             in_flight += 1
         queued = source.queued()
         tally.queued = None if queued is None else queued + in_flight
@@ -236,6 +236,10 @@ def _drive(
             if not page.is_left_out:
                 out.write(page)
                 tally.add(page)
+
+
+def _put(events: _Events, task: Task, future: Future[Page]) -> None:
+    events.put((task, future))
 
 
 def _result(task: Task, future: Future[Page]) -> Page:

@@ -11,11 +11,11 @@ from sessionpool.cli._links import is_page, links
 HERE = "http://example.com/dir/page.html"
 
 
-def found(html, **kwargs):
-    return [url.removeprefix("http://example.com/") for url in links(html.encode(), HERE, **kwargs)]
+def found(html: str) -> list[str]:
+    return [url.removeprefix("http://example.com/") for url in links(html.encode(), HERE)]
 
 
-def test_all_that_leads_on_is_found_once_in_order():
+def test_all_that_leads_on_is_found_once_in_order() -> None:
     """Anchors, areas, frames and next/prev links are found; stylesheets, images and repetitions are not."""
     html = """
         <head><link rel=stylesheet href=style.css><link rel="Next" href=next.html>
@@ -37,7 +37,7 @@ def test_all_that_leads_on_is_found_once_in_order():
     ]
 
 
-def test_frames_of_a_frameset_are_links():
+def test_frames_of_a_frameset_are_links() -> None:
     """A page of frames leads to its frames."""
     assert found("<frameset><frame src=left.html><frame src=right.html></frameset>") == [
         "dir/left.html",
@@ -45,13 +45,13 @@ def test_frames_of_a_frameset_are_links():
     ]
 
 
-def test_base_holds_for_all_links():
+def test_base_holds_for_all_links() -> None:
     """The first `<base href>` is what the page's references start from, itself resolved against the page."""
     assert found("<base target=x><base href=' /other/ '><base href=/third/><a href=a>1</a>") == ["other/a"]
     assert found("<base href='data:x'><a href=a>1</a>") == ["dir/a"]
 
 
-def test_a_page_may_ask_crawlers_not_to_follow():
+def test_a_page_may_ask_crawlers_not_to_follow() -> None:
     """`<meta name=robots content=nofollow>`, and `none`, are obeyed."""
     assert found("<meta name=Robots content='noindex, NoFollow'><a href=a>1</a>") == []
     assert found("<meta name=robots content=none><a href=a>1</a>") == []
@@ -66,21 +66,19 @@ def test_a_page_may_ask_crawlers_not_to_follow():
         ("<a href='é'>".encode("latin-1"), 'text/html; charset="ISO-8859-1"'),
         ("<meta charset=latin-1><a href='é'>".encode("latin-1"), "text/html"),
         (
-            "<meta http-equiv=content-type content='text/html; charset=latin-1'><a href='é'>".encode(
-                "latin-1"
-            ),
+            "<meta http-equiv=content-type content='text/html; charset=latin-1'><a href='é'>".encode("latin-1"),
             None,
         ),
         ("<a href='é'>".encode(), "text/html; charset=klingon"),
     ],
 )
-def test_charset_decides_what_a_link_says(body, content_type):
+def test_charset_decides_what_a_link_says(body: bytes, content_type: str | None) -> None:
     """A link outside ASCII is read in the page's charset and sent as UTF-8."""
     assert links(body, HERE, content_type) == ["http://example.com/dir/%C3%A9"]
 
 
 @given(st.binary() | st.text().map(str.encode))
-def test_no_page_is_too_broken(body):
+def test_no_page_is_too_broken(body: bytes) -> None:
     """Whatever bytes come, links are found or not, and nothing is raised."""
     assert isinstance(links(body + b"<a href=x>", HERE), list)
 
@@ -97,6 +95,6 @@ def test_no_page_is_too_broken(body):
         (None, False),
     ],
 )
-def test_only_html_and_xhtml_are_pages(content_type, answer):
+def test_only_html_and_xhtml_are_pages(content_type: str | None, answer: bool) -> None:
     """Nothing but HTML and XHTML is parsed."""
     assert is_page(content_type) is answer

@@ -89,9 +89,7 @@ class Browser:
         token = re.search(rb'name="csrf" value="([^"]+)"', form)
         assert token is not None
         fields = {"user": self.user, "password": password_of(self.user), "csrf": token[1].decode()}
-        response, _ = self.send(
-            "POST", "/login", urlencode(fields), Content_Type="application/x-www-form-urlencoded"
-        )
+        response, _ = self.send("POST", "/login", urlencode(fields), Content_Type="application/x-www-form-urlencoded")
         assert (response.status, response.headers["Location"]) == (303, "/me")
 
 
@@ -148,9 +146,7 @@ LAST = GET + b"Connection: close\r\n\r\n"
         ("/nowhere", 404, "text/plain"),
     ],
 )
-def test_every_page_answers_get_and_head_alike(
-    origin: OriginServer, path: str, status: int, kind: str
-) -> None:
+def test_every_page_answers_get_and_head_alike(origin: OriginServer, path: str, status: int, kind: str) -> None:
     """HEAD gives the status and fields of GET without a body."""
     with Browser(origin.port) as browser:
         response, content = browser.get(path)
@@ -324,9 +320,7 @@ def test_a_page_that_fails_fails_alone(origin: OriginServer) -> None:
 # --- bytes --------------------------------------------------------------------------------------------------
 
 
-def test_pipelined_requests_are_answered_in_order(
-    origin: OriginServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pipelined_requests_are_answered_in_order(origin: OriginServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers keep the order of the requests, also behind one that takes its time."""
     monkeypatch.setattr(_origin, "SLOW", 0.01)
     received = exchange(
@@ -371,8 +365,7 @@ def test_100_continue_comes_before_the_body_is_sent(origin: OriginServer) -> Non
     """A client that waits for leave to send its body gets it."""
     with socket.create_connection(("127.0.0.1", origin.port), timeout=20) as sock:
         sock.sendall(
-            b"POST /json HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n"
-            b"Connection: close\r\n\r\n"
+            b"POST /json HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\nConnection: close\r\n\r\n"
         )
         interim = sock.recv(65536)
         sock.sendall(b"hi")
@@ -433,9 +426,7 @@ def test_connections_are_kept_as_the_version_says(head: bytes, kept: bool) -> No
         (b"\0", 400),
     ],
 )
-def test_rubbish_is_refused_and_ends_only_its_own_connection(
-    origin: OriginServer, wire: bytes, status: int
-) -> None:
+def test_rubbish_is_refused_and_ends_only_its_own_connection(origin: OriginServer, wire: bytes, status: int) -> None:
     """What is no request gets a 4xx or 5xx and the end of the connection; nothing else suffers."""
     received = exchange(origin.port, GET + b"\r\n" + wire)
 

@@ -50,7 +50,7 @@ BASE = "http://a/b/c/d;p?q"
         ("http://ada:pw@example.com:80/", "http://ada:pw@example.com/"),
     ],
 )
-def test_equal_urls_get_one_form(url, normal):
+def test_equal_urls_get_one_form(url: str, normal: str) -> None:
     """Case, default ports, dot segments and needless percent-encoding never make a second URL of one."""
     assert resolve(url) == normal
 
@@ -106,7 +106,7 @@ def test_equal_urls_get_one_form(url, normal):
         ("g/a:b", "http://a/b/c/g/a:b"),
     ],
 )
-def test_references_resolve_as_in_the_standard(reference, target):
+def test_references_resolve_as_in_the_standard(reference: str, target: str | None) -> None:
     """The examples of RFC 3986 §5.4, without fragments; what is not http or https has no target."""
     if target is None:
         with pytest.raises(ValueError, match=r"scheme|host"):
@@ -133,13 +133,13 @@ def test_references_resolve_as_in_the_standard(reference, target):
         ("http://a..b/", "no domain name"),
     ],
 )
-def test_what_cannot_be_fetched_is_named(url, words):
+def test_what_cannot_be_fetched_is_named(url: str, words: str) -> None:
     """A URL that is not one is refused with a sentence that names what is wrong."""
     with pytest.raises(ValueError, match=words):
         resolve(url)
 
 
-def test_a_message_keeps_the_password():
+def test_a_message_keeps_the_password() -> None:
     """The password in a malformed URL does not reach the message."""
     with pytest.raises(ValueError, match="port") as caught:
         resolve("http://ada:s3cret@example.com:x/")
@@ -156,7 +156,7 @@ _PIECES = st.lists(
 @given(_PIECES)
 @example("/%25%32%65%32e")
 @example("/%%32e")
-def test_a_normal_url_stays_as_it_is(rest):
+def test_a_normal_url_stays_as_it_is(rest: str) -> None:
     """Normalising twice is normalising once, and what comes out is ASCII without a fragment."""
     normal = resolve("http://example.com/" + rest)
 
@@ -168,14 +168,14 @@ def test_a_normal_url_stays_as_it_is(rest):
 
 
 @given(st.text())
-def test_any_text_is_a_url_or_a_sentence(text):
+def test_any_text_is_a_url_or_a_sentence(text: str) -> None:
     """No text whatever raises anything but a ValueError."""
     with contextlib.suppress(ValueError):
         normal = resolve(text, base=BASE)
         assert resolve(normal) == normal
 
 
-def test_a_site_is_scheme_host_and_port():
+def test_a_site_is_scheme_host_and_port() -> None:
     """The site of a URL is the prefix that all URLs of its origin have, and no other host's."""
     assert site("https://example.com:8443/a/b?c=http://x/") == "https://example.com:8443/"
     assert not "http://example.com.evil.test/".startswith(site("http://example.com/"))
@@ -192,12 +192,12 @@ def test_a_site_is_scheme_host_and_port():
         ("http://example.com:8080/", False),
     ],
 )
-def test_the_start_may_lead_to_its_own_house(target, answer):
+def test_the_start_may_lead_to_its_own_house(target: str, answer: bool) -> None:
     """http to https and to or from `www.` is the site that was meant; any other host or port is not."""
     assert is_same_house("http://example.com/", target) is answer
 
 
-def test_the_start_never_leads_from_https_to_http():
+def test_the_start_never_leads_from_https_to_http() -> None:
     """A redirect that gives up TLS does not take the crawl along."""
     assert not is_same_house("https://example.com/", "http://example.com/")
     assert not is_same_house("http://example.com:8000/", "https://example.com:8000/")

@@ -23,9 +23,7 @@ SMALL = json_document(1024)
 
 def needs_nginx(test: Any) -> Any:
     """Mark a test that runs a real nginx, and skip it where there is none."""
-    missing = pytest.mark.skipif(
-        find_nginx() is None, reason="nginx is not installed: apt-get install nginx-light"
-    )
+    missing = pytest.mark.skipif(find_nginx() is None, reason="nginx is not installed: apt-get install nginx-light")
     return pytest.mark.needs_nginx(missing(test))
 
 
@@ -85,9 +83,7 @@ def test_threads_share_fewer_connections_when_told_to(tmp_path: Path) -> None:
         (["--out", "/dev/null/results"], "cannot write to /dev/null/results"),
     ],
 )
-def test_bad_arguments_are_named(
-    arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_arguments_are_named(arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing is measured, the message says what is wrong and what there is."""
     with pytest.raises(SystemExit) as ended:
         peers.main(arguments)

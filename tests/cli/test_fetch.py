@@ -1,0 +1,205 @@
+"""`sessionpool fetch`: the URLs of a list."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import subprocess
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_site import Outcome, Process, Site, eventually, redirect
+
+from sessionpool.cli._fetch import Listing
+from sessionpool.cli._load import Waits
+from sessionpool.cli._output import Page, Unusable
+from sessionpool.cli._run import Tools
+
+
+@pytest.fixture
+def pages(site: Site) -> Site:
+    site.pages |= {"/a": "aaa", "/b": "bb", "/old": redirect("/older"), "/older": redirect("/a")}
+    return site
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_every_url_of_a_list_is_fetched(pages: Site, command: Callable[..., Outcome], tmp_path: Path) -> None:
+    """A list's lines and URLs on the command line are fetched; comments, blank lines and line ends do not matter."""
+    file = tmp_path / "urls"
+    file.write_bytes(f"\ufeff# my list\n\n{pages.url}/a\r\n  {pages.url}/b#part  \n{pages.url}/missing".encode())
+    ended = command("fetch", file, f"{pages.url}/older")
+
+    assert Counter(pages.asked) == {"/a": 2, "/b": 1, "/missing": 1, "/older": 1}
+    lines = {line["url"].removeprefix(pages.url): line for line in ended.lines}
+    assert set(lines) == {"/a", "/b#part", "/missing", "/older"}
+    assert (lines["/a"]["status"], lines["/a"]["bytes"], lines["/a"]["error"]) == (200, 3, None)
+    assert lines["/missing"]["status"] == 404
+    assert "sessionpool-fetch/" in pages.agents[0]
+    assert ended.code == 1
+
+
+def test_redirects_are_followed(pages: Site, command: Callable[..., Outcome]) -> None:
+    """The status is that of the page redirects lead to, and the line says where it is."""
+    ended = command("fetch", f"{pages.url}/old", f"{pages.url}/b")
+
+    lines = {line["url"].removeprefix(pages.url): line for line in ended.lines}
+    assert lines["/old"]["status"] == 200
+    assert lines["/old"]["location"] == f"{pages.url}/a"
+    assert lines["/b"]["location"] is None
+    assert ended.code == 0
+
+
+def test_bad_lines_cost_only_themselves(pages: Site, command: Callable[..., Outcome], tmp_path: Path) -> None:
+    """Malformed URLs, unknown schemes, bytes that are no text and endless lines are told; the others are fetched."""
+    file = tmp_path / "urls"
+    bad = [
+        b"example.com/x",
+        b"ftp://example.com/",
+        b"http://[",
+        b"http://h:port/",
+        b"http://h/\xff",
+        b"x" * 100_000,
+        b"\0",
+    ]
+    file.write_bytes(b"\n".join([f"{pages.url}/a".encode(), *bad, f"{pages.url}/b".encode()]))
+    ended = command("fetch", file)
+
+    assert sorted(pages.asked) == ["/a", "/b"]
+    failed = [line for line in ended.lines if line["error"]]
+    assert len(failed) == len(bad)
+    assert all(line["status"] is None for line in failed)
+    assert {line["url"] for line in failed} >= {"example.com/x", "ftp://example.com/", "http://h/\\xff"}
+    assert any("longer than 65,536 bytes" in line["error"] for line in failed)
+    assert any("not UTF-8" in line["error"] for line in failed)
+    assert ended.code == 1
+
+
+def test_an_unreadable_list_is_refused(pages: Site, command: Callable[..., Outcome], tmp_path: Path) -> None:
+    """A list that is missing or a directory is a sentence and exit code 2, before anything is fetched."""
+    for name, reason in ((tmp_path / "none", "No such file or directory"), (tmp_path, "Is a directory")):
+        ended = command("fetch", f"{pages.url}/a", name)
+        assert f"cannot read '{name}': {reason}" in ended.said
+        assert ended.text == ""
+        assert ended.code == 2
+    assert pages.asked == []
+
+
+def test_going_on_fetches_what_has_no_line(pages: Site, command: Callable[..., Outcome], tmp_path: Path) -> None:
+    """--resume fetches what is new or failed; a URL that is listed twice is fetched as often as it is listed."""
+    urls, out = tmp_path / "urls", tmp_path / "out"
+    whole = pages.pages["/b"]
+    pages.pages["/b"] = (200, {"Content-Length": "99", "Connection": "close"}, b"x")
+    urls.write_text(f"{pages.url}/a\n{pages.url}/b\nnonsense\n")
+    assert command("fetch", urls, "--out", out).code == 1
+    pages.pages["/b"] = whole
+    pages.forget()
+    urls.write_text(f"{pages.url}/a\n{pages.url}/b\n{pages.url}/a\n{pages.url}/old\n")
+    ended = command("fetch", urls, "--out", out, "--resume")
+
+    assert sorted(pages.asked) == ["/a", "/a", "/b", "/old", "/older"]
+    assert sorted(line["url"].removeprefix(pages.url) for line in read(out)) == ["/a", "/a", "/b", "/old"]
+    assert ended.code == 0
+
+
+def test_a_crawls_file_is_not_gone_on_from(pages: Site, command: Callable[..., Outcome], tmp_path: Path) -> None:
+    """The file of a crawl is refused, and not touched."""
+    out = tmp_path / "out"
+    out.write_bytes(Page(url=f"{pages.url}/", status=200, depth=0, found=[]).line())
+    before = out.read_bytes()
+    ended = command("fetch", f"{pages.url}/a", "--out", out, "--resume")
+
+    assert "written by a crawl" in ended.said
+    assert out.read_bytes() == before
+    assert ended.code == 2
+
+
+def test_answers_are_written_while_the_list_is_silent(pages: Site, process: Callable[..., Process]) -> None:
+    """From a pipe that stays open, each URL is answered as it comes, and Ctrl-C is heard while nothing comes."""
+    running = process("fetch", "-", stdin=subprocess.PIPE)
+    for path in ("/a", "/b"):
+        running.write(f"{pages.url}{path}\n")
+        assert json.loads(running.read_line())["url"] == f"{pages.url}{path}"
+    running.send(signal.SIGINT)
+    running.wait()  # end() closes its standard input, which would end it too
+    ended = running.end()
+
+    assert ended.code == 130
+    assert "2 pages" in ended.said
+    assert "Traceback" not in ended.said
+    assert "Fatal" not in ended.said
+
+
+def test_standard_input_ends_the_run(pages: Site, process: Callable[..., Process]) -> None:
+    """When the pipe closes and all is fetched, the command ends."""
+    running = process("fetch", "-", stdin=subprocess.PIPE)
+    running.write(f"{pages.url}/a\n")
+    running.hang_up("stdin")
+    ended = running.end()
+
+    assert [line["status"] for line in ended.lines] == [200]
+    assert ended.code == 0
+
+
+def test_a_list_is_read_as_it_is_worked_off(tmp_path: Path) -> None:
+    """Of a list without end only a few hundred lines are read before they are wanted."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)  # so that neither side waits for the other to open it
+    writer = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+    os.close(reader)
+    listing = Listing([str(pipe)], Tools(print, lambda: None, Waits()))
+    wanted = 20_000
+    written = taken = 0
+    while taken < wanted:
+        with contextlib.suppress(BlockingIOError):  # the pipe and the listing's queue are full
+            while written < wanted:
+                os.write(writer, b"http://h/%06d\n" % written)
+                written += 1
+        assert written - taken <= 256 + (65536 + 65536 + 8192) // 16
+        if (task := listing.next()) is not None:
+            assert task.url == f"http://h/{taken:06}"
+            taken += 1
+    os.close(writer)
+    eventually(lambda: listing.next() is None and listing.queued() == 0)
+
+    assert taken == wanted
+
+
+def test_an_earlier_line_is_skipped_once(tmp_path: Path) -> None:
+    """Each line of an earlier run stands for one line of the list."""
+    listing = Listing(["http://h/a", "http://h/b", "http://h/a"], Tools(print, lambda: None, Waits()))
+    listing.take(Page(url="http://h/a", status=200))
+    tasks = []
+    while listing.queued() is None:
+        if (task := listing.next()) is not None:
+            tasks.append(task.url)
+
+    assert tasks == ["http://h/b", "http://h/a"]
+
+
+def test_a_list_that_breaks_off_is_said(tmp_path: Path) -> None:
+    """When the list can no longer be read, the run ends with a sentence."""
+    listing = Listing(["/proc/self/mem"], Tools(print, lambda: None, Waits()))
+
+    with pytest.raises(Unusable, match="cannot read the list any further: Input/output error"):
+        eventually(lambda: listing.next() is not None)
+
+
+@pytest.mark.slow
+def test_a_long_list_needs_no_more_memory(site: Site, process: Callable[..., Process], tmp_path: Path) -> None:
+    """A hundred thousand lines take little more memory than ten."""
+    urls = tmp_path / "urls"
+    urls.write_text("".join(f"bad{n}\n" for n in range(100_000)))
+    ended = process("fetch", urls, "--out", tmp_path / "out").end(timeout=100)
+
+    assert "100,000 pages" in ended.said
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 150_000  # KiB; the interpreter's own is 60,000
