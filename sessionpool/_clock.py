@@ -60,28 +60,33 @@ class SystemClock:
 SYSTEM_CLOCK: Final = SystemClock()
 
 
-@attrs.frozen
+@attrs.define(eq=False)  # not frozen: one is made per request, and frozen costs three times as much to make
 class Deadline:
-    """One instant on `Clock.now`'s scale, shared by every step of an operation; `inf` never passes.
+    """One instant on `Clock.now`'s scale, shared by every step of an operation; `inf` never passes. Never changed.
 
     Attributes:
         at: The instant.
-        limit: What set it, as the user wrote it (`Timeout.total=2`), so that an error can name it.
+        name: The setting that it comes from: `Timeout.total`.
+        timeout: Its value, in seconds.
     """
 
     at: float
-    limit: str
+    name: str
+    timeout: float | None
 
     @classmethod
-    def after(cls, timeout: float | None, now: float, limit: str) -> Deadline:
+    def after(cls, timeout: float | None, now: float, name: str) -> Deadline:
         """The instant `timeout` seconds from `now`; never, for `None`."""
-        if timeout is None:
-            return NEVER
-        return cls(now + timeout, f"{limit}={timeout:g} s")
+        return NEVER if timeout is None else cls(now + timeout, name, timeout)
+
+    @property
+    def limit(self) -> str:
+        """The setting and its value, for an error to name it."""
+        return self.name if self.timeout is None else f"{self.name}={self.timeout:g} s"
 
     def earlier(self, other: Deadline) -> Deadline:
         """Whichever of the two passes first."""
         return self if self.at <= other.at else other
 
 
-NEVER: Final = Deadline(math.inf, "no limit")
+NEVER: Final = Deadline(math.inf, "no limit", None)

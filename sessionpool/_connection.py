@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import attrs
 from urllib3._base_connection import ProxyConfig
@@ -31,8 +31,9 @@ from urllib3.exceptions import (
 from urllib3.util import Url
 
 from sessionpool import _wire
-from sessionpool._clock import SYSTEM_CLOCK, Clock, Deadline
-from sessionpool._wire import HEAD_END, MAX_HEAD, MAX_LINE, Head
+from sessionpool._clock import NEVER, SYSTEM_CLOCK, Clock, Deadline
+from sessionpool._ledger import Permit
+from sessionpool._wire import MAX_HEAD, MAX_LINE, Head, find_head_end
 from sessionpool.exceptions import (
     ChunkedEncodingError,
     ConnectError,
@@ -96,6 +97,7 @@ class Connection:
     """
 
     __slots__ = (
+        "_at",
         "_buffer",
         "_clock",
         "_deadline",
@@ -134,7 +136,8 @@ class Connection:
         self._urllib3 = connected
         self._socket: socket.socket = connected.sock
         self._readable = _readability(self._socket)
-        self._buffer = b""
+        self._buffer = b""  # what has been received and not been used begins at _at
+        self._at = 0
         self._timeout: float | None = -1.0  # unlike any that can be asked for, so that the first is set
         self._read_timeout: float | None = None
         self._deadline: Deadline
@@ -159,7 +162,7 @@ class Connection:
     def rest(self, head: Head, now: float) -> bool:
         """Get ready to lie idle after a complete response; False if this connection has to be closed instead."""
         # Bytes beyond the body are nobody's answer: RFC 9112 §9.2 forbids to take them for the next one.
-        if not head.reusable or self._buffer or self._send_error is not None or self._shutdown_reason:
+        if not head.reusable or self._at < len(self._buffer) or self._send_error is not None or self._shutdown_reason:
             return False
         self._idle_since = now
         if head.idle_limit is not None:
@@ -224,54 +227,58 @@ class Connection:
             InvalidResponse: What came is not HTTP/1, or its head is too large.
             ReadTimeout: Nothing came in time.
         """
+        data = self._receive(RECEIVE)
         for _ in range(MAX_INFORMATIONAL):
-            data = self._buffer or self._receive(RECEIVE)
-            while True:
+            end, begin = find_head_end(data)
+            while end < 0:
                 if not data:
                     raise self._broken("closed the connection without answering")
                 self.answered = True
-                end = HEAD_END.search(data)
-                if end is not None:
-                    break
                 if len(data) > MAX_HEAD:
-                    self._buffer = b""
                     raise InvalidResponse(f"{self.host} sent a header of more than {MAX_HEAD} bytes")
-                if not data.startswith(b"HTTP/"[: len(data)]):
+                if data[:5] != b"HTTP/"[: len(data)]:
                     return _wire.parse_head(data, method, self.host)  # raises, and shows what came
                 more = self._receive(RECEIVE)
                 if not more:
                     raise self._broken(f"closed the connection in the middle of the header, after {len(data)} bytes")
                 data += more
-            head = _wire.parse_head(data[: end.start()], method, self.host)
-            self._buffer = data[end.end() :]
+                end, begin = find_head_end(data)
+            self.answered = True
+            head = _wire.parse_head(data[:end], method, self.host)
+            if head.status >= 200:
+                self._buffer, self._at = data, begin
+                return head
             if head.status == 101:
                 raise InvalidResponse(f"{self.host} switched protocols (101) without being asked to")
-            if head.status >= 200:
-                return head
+            data = data[begin:] or self._receive(RECEIVE)
         raise InvalidResponse(f"{self.host} sent {MAX_INFORMATIONAL} interim responses (1xx) and no final one")
 
     def take(self, limit: int) -> bytes:
         """At least one and at most `limit` bytes of what comes next; empty at the end of the connection."""
-        data = self._buffer or self._receive(min(max(limit, RECEIVE), 4 * RECEIVE))
-        if len(data) <= limit:
-            self._buffer = b""
-            return data
-        self._buffer = data[limit:]
-        return data[:limit]
+        data, at = self._buffer, self._at
+        if at == len(data):
+            data, at = self._receive(min(max(limit, RECEIVE), 4 * RECEIVE)), 0
+        end = at + limit
+        if end >= len(data):
+            self._buffer, self._at = b"", 0
+            return data[at:]
+        self._buffer, self._at = data, end
+        return data[at:end]
 
     def take_line(self) -> bytes:
         """The next line with its end; what there is of it at the end of the connection."""
-        data = self._buffer
-        while (end := data.find(b"\n")) < 0:
+        data, at = self._buffer, self._at
+        while (end := data.find(b"\n", at)) < 0:
+            data, at = data[at:], 0
             if len(data) > MAX_LINE:
                 raise ChunkedEncodingError(f"{self.host} sent a chunk line of more than {MAX_LINE} bytes")
             more = self._receive(RECEIVE)
             if not more:
-                self._buffer = b""
+                self._buffer, self._at = b"", 0
                 return data
             data += more
-        self._buffer = data[end + 1 :]
-        return data[: end + 1]
+        self._buffer, self._at = data, end + 1
+        return data[at : end + 1]
 
     def _send_all(self, data: bytes) -> None:
         view = memoryview(data)
@@ -308,7 +315,7 @@ class Connection:
     def _arm(self) -> None:
         """Set the socket's timeout for the next call, if it is not what it has."""
         timeout = self._read_timeout
-        if self._deadline.at != float("inf"):
+        if self._deadline is not NEVER:
             left = max(self._deadline.at - self._clock.now(), 1e-6)  # 0 would mean not to block at all
             timeout = left if timeout is None else min(timeout, left)
         if timeout != self._timeout:
@@ -328,13 +335,6 @@ class Connection:
         return ConnectionBroken(f"{self.host} {how}")
 
 
-class Hold(Protocol):
-    """What a body gives back when it has ended; the permit and the connection of its exchange."""
-
-    def end(self, head: Head, *, complete: bool) -> None: ...
-    def abandon(self) -> None: ...
-
-
 class Releasable(Protocol):
     """A lease that lasts as long as a stream."""
 
@@ -342,27 +342,65 @@ class Releasable(Protocol):
     def abandon(self) -> None: ...
 
 
-class Body:
-    """The body of one response as it comes over the wire, without its framing; a readable for urllib3's decoders.
+class Owner(Protocol):
+    """Who lent the connection and takes it back."""
 
-    Confined to the lease's thread. When the last byte has been read, or on `close`, the connection goes back; if it is
-    dropped unread, the collector gives the permit back.
+    def take_back(self, permit: Permit[Connection], connection: Connection, head: Head, *, complete: bool) -> None: ...
+    def reclaim(self, permit: Permit[Connection], connection: Connection) -> None: ...
+
+
+class Reply:
+    """What one attempt brought: the head, and the body still to be read, without its framing.
+
+    A readable for urllib3's decoders. Confined to the lease's thread. When the last byte has been read, or on `close`,
+    the connection goes back to its owner; if the reply is dropped unread, the collector gives the permit back.
 
     Attributes:
-        received: Bytes so far.
+        head: The head.
+        elapsed: Seconds from asking for a connection to the end of the head.
+        sent: Bytes of the request, a streamed body not counted.
+        received: Bytes of the body so far.
+        received_at: Wall-clock seconds at which the head had come.
         trailers: The trailer section of a chunked body (RFC 9112 §7.1.2), once it has ended.
         lease: Released when the body has ended, if somebody sets it.
     """
 
-    __slots__ = ("__weakref__", "_connection", "_head", "_hold", "_left", "lease", "received", "trailers")
+    __slots__ = (
+        "__weakref__",
+        "_connection",
+        "_left",
+        "_owner",
+        "_permit",
+        "elapsed",
+        "head",
+        "lease",
+        "received",
+        "received_at",
+        "sent",
+        "trailers",
+    )
 
-    def __init__(self, connection: Connection, head: Head, hold: Hold) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        head: Head,
+        permit: Permit[Connection],
+        owner: Owner,
+        *,
+        elapsed: float,
+        sent: int,
+        received_at: float,
+    ) -> None:
         self._connection = connection
-        self._head = head
-        self._hold: Hold | None = hold
+        self._permit = permit
+        self._owner: Owner | None = owner  # None once the connection has gone back
         # Bytes to come, of the current chunk if chunked; None: until the connection ends.
         self._left: int | None = 0 if head.chunked else head.length
+        self.head = head
+        self.elapsed = elapsed
+        self.sent = sent
         self.received = 0
+        self.received_at = received_at
         self.trailers: _wire.Fields = ()
         self.lease: Releasable | None = None
         if self._left == 0 and not head.chunked:
@@ -371,16 +409,19 @@ class Body:
     @property
     def closed(self) -> bool:
         """Nothing more will come."""
-        return self._hold is None
+        return self._owner is None
 
     def read(self, amt: int | None = None) -> bytes:
         """`amt` bytes, fewer at the end; everything, without `amt`."""
-        pieces = []
-        wanted = float("inf") if amt is None or amt < 0 else amt
-        while wanted > 0 and (piece := self.read1(int(min(wanted, 4 * RECEIVE)))):
+        piece = self.read1(4 * RECEIVE if amt is None else amt)
+        if self._owner is None or len(piece) == amt:
+            return piece
+        pieces = [piece]
+        wanted = sys.maxsize if amt is None else amt - len(piece)
+        while wanted > 0 and (piece := self.read1(min(wanted, 4 * RECEIVE))):
             pieces.append(piece)
             wanted -= len(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return b"".join(pieces)
 
     def read1(self, amt: int = RECEIVE) -> bytes:
         """What has come, at most `amt` bytes, blocking only for the first; empty at the end.
@@ -390,7 +431,7 @@ class Body:
             ChunkedEncodingError: The chunks are not framed as they must be.
             ReadTimeout: Nothing came in time.
         """
-        if self._hold is None:
+        if self._owner is None:
             return b""
         try:
             return self._next(amt)
@@ -403,17 +444,17 @@ class Body:
 
     def close(self) -> None:
         """Give the connection back now; one with unread bytes is closed, since they would be the next answer."""
-        if self._hold is not None:
-            self._end(complete=False)
+        self._end(complete=False)
 
     def __del__(self) -> None:
-        if self._hold is not None:
-            self._hold.abandon()
+        owner = getattr(self, "_owner", None)
+        if owner is not None:
+            owner.reclaim(self._permit, self._connection)
             if self.lease is not None:
                 self.lease.abandon()
 
     def _next(self, limit: int) -> bytes:
-        if self._head.chunked and self._left == 0:
+        if self.head.chunked and self._left == 0:
             self._left = self._read_chunk_size()
             if self._left == 0:
                 self._read_trailers()
@@ -430,7 +471,7 @@ class Body:
         else:
             self._left = left = left - len(piece)
             if left == 0:
-                if not self._head.chunked:
+                if not self.head.chunked:
                     self._end(complete=True)
                 elif (line := self._connection.take_line()) not in (b"\r\n", b"\n"):
                     if not line:
@@ -457,7 +498,7 @@ class Body:
         self.trailers = _wire.split_fields(raw)
 
     def _incomplete(self, how: str) -> IncompleteRead:
-        expected = self._head.length
+        expected = self.head.length
         promised = "its last chunk" if expected is None else f"all of {expected}"
         return IncompleteRead(
             f"{how}: {self.received} bytes of the body came, not {promised}",
@@ -466,9 +507,9 @@ class Body:
         )
 
     def _end(self, *, complete: bool) -> None:
-        hold, self._hold = self._hold, None
-        if hold is not None:
-            hold.end(self._head, complete=complete)
+        owner, self._owner = self._owner, None
+        if owner is not None:
+            owner.take_back(self._permit, self._connection, self.head, complete=complete)
             if self.lease is not None:
                 self.lease.release()
 
@@ -489,7 +530,7 @@ class Connector:
                 was not sent.
         """
         limit = Deadline.after(timeout, self._clock.now(), "Timeout.connect").earlier(deadline)
-        left = None if limit.at == float("inf") else max(limit.at - self._clock.now(), 1e-6)
+        left = None if limit is NEVER else max(limit.at - self._clock.now(), 1e-6)
         connection = self._prepare(route, left)
         try:
             connection.connect()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Generic
 
 from sessionpool._clock import Clock, Deadline
-from sessionpool._ledger import Actions, Ledger, Permit, PoolStats, QueueFullError, State, T
+from sessionpool._ledger import NOTHING, Actions, Ledger, Permit, PoolStats, QueueFullError, State, T
 from sessionpool.exceptions import PoolClosed, PoolQueueFull, PoolTimeout
 
 
@@ -46,13 +46,15 @@ class Gate(Generic[T]):
         # finalizer never waits for the lock; whoever frees the lock looks here next (cpython #76757).
         self._abandoned: deque[Permit[T]] = deque()
 
-    def acquire(self, permit: Permit[T], deadline: Deadline) -> None:
+    def acquire(self, permit: Permit[T], timeout: float | None, deadline: Deadline) -> None:
         """Lease a new permit, waiting for it if need be; afterwards an evicted item has been closed.
+
+        It waits for `timeout` seconds (`Timeout.pool`; `None` for no limit) and not beyond `deadline`.
 
         If this raises, also a `KeyboardInterrupt` at any point, `release(permit)` puts everything right.
 
         Raises:
-            PoolTimeout: The deadline passed first.
+            PoolTimeout: The time was over first.
             PoolQueueFull: It would have to wait and no more may.
             PoolClosed: The gate is closed, or was closed while it waited.
         """
@@ -72,7 +74,7 @@ class Gate(Generic[T]):
         if self._abandoned:
             self._take_back_abandoned()
         if not granted:
-            self._await(permit, deadline)
+            self._await(permit, timeout, deadline)
         if permit.evicted is not None:
             # Closed by the one it made room for, before that one connects: the bound holds at the server too.
             evicted, permit.evicted = permit.evicted, None
@@ -82,12 +84,15 @@ class Gate(Generic[T]):
         """Give a permit back from whatever state it is in, with its item if that can be used again."""
         with self._lock:
             kept = None if self._closed else item
-            actions = Actions[T]()
-            if not self._ledger.withdraw(permit):
+            if permit.state is State.WAITING:
+                self._ledger.withdraw(permit)
+                actions: Actions[T] = NOTHING
+            else:
                 actions = self._ledger.release(permit, kept, self._clock.now())
         if item is not None and kept is None:
             self._close(item, "shutdown")
-        self._act(actions)
+        if actions is not NOTHING:
+            self._act(actions)
         if self._abandoned:
             self._take_back_abandoned()
 
@@ -119,9 +124,10 @@ class Gate(Generic[T]):
         with self._lock:
             return self._ledger.stats()
 
-    def _await(self, permit: Permit[T], deadline: Deadline) -> None:
+    def _await(self, permit: Permit[T], timeout: float | None, deadline: Deadline) -> None:
         assert permit.baton is not None
         asked = self._clock.now()
+        deadline = Deadline.after(timeout, asked, "Timeout.pool").earlier(deadline)
         in_time = self._clock.wait(permit.baton, deadline.at)
         if permit.state is State.LEASED:
             return

@@ -29,7 +29,7 @@ from __future__ import annotations
 import enum
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 import attrs
 
@@ -85,6 +85,9 @@ class Actions(NamedTuple, Generic[T]):
 
     wake: Sequence[Permit[T]] = ()
     close: Sequence[T] = ()
+
+
+NOTHING: Final[Actions[Any]] = Actions()
 
 
 @attrs.frozen
@@ -176,6 +179,7 @@ class Ledger(Generic[T]):
         self._idle: OrderedDict[T, tuple[_Host[T], float]] = OrderedDict()  # coldest first, over all keys
         # Keys with a waiter and below their own limit, that is, waiting for the total; whose turn is next, first.
         self._turns: OrderedDict[_Host[T], None] = OrderedDict()
+        self._look_at = 0.0  # when to look for expired items next
 
     def request(self, permit: Permit[T], now: float) -> bool:
         """Lease the permit (True), or put it at the end of its key's queue (False).
@@ -204,31 +208,28 @@ class Ledger(Generic[T]):
         Returning one twice is harmless; an item that comes with it is closed.
         """
         if permit.state is not State.LEASED:
-            return Actions(close=(item,)) if item is not None else Actions()
+            return Actions(close=(item,)) if item is not None else NOTHING
         permit.state = State.RETURNED
         permit.item = None
         host = self._hosts[permit.key]
         del host.leased[permit]
-        surplus: list[T] = []
+        surplus: Sequence[T] = ()
         if item is None:
             self.open -= 1
         elif self.open > self.total or len(host.leased) + len(host.idle) >= host.limit:
             self.open -= 1
-            surplus.append(item)
+            surplus = (item,)
         else:
             host.idle.append(item)
             self._idle[item] = (host, now)
         if host.waiters:
             self._turns[host] = None
         wake = self._serve(now) if self._turns else ()
-        if self._idle:
-            # One look at the coldest of all per release keeps the idle within their age without a thread for it.
-            coldest, (owner, since) = next(iter(self._idle.items()))
-            if since + self.max_idle <= now:
-                surplus.append(self._drop_idle(coldest, owner))
-                self._forget_if_empty(owner)
-        self._forget_if_empty(host)
-        return Actions(wake, surplus)
+        if now >= self._look_at:
+            surplus = [*surplus, *self._expire(now)]
+        if not host.leased:
+            self._forget_if_empty(host)
+        return Actions(wake, surplus) if wake or surplus else NOTHING
 
     def withdraw(self, permit: Permit[T]) -> bool:
         """Leave the queue: True if it was still waiting, False if it had been served (then it is leased)."""
@@ -325,6 +326,21 @@ class Ledger(Generic[T]):
         permit.since = now
         host.leased[permit] = None
         return True
+
+    def _expire(self, now: float) -> list[T]:
+        """Forget the items that have been idle too long.
+
+        Called once a second while items come back: so the idle keep within their age without a thread for it.
+        """
+        self._look_at = now + 1.0
+        expired: list[T] = []
+        while self._idle:
+            coldest, (owner, since) = next(iter(self._idle.items()))
+            if since + self.max_idle > now:
+                break
+            expired.append(self._drop_idle(coldest, owner))
+            self._forget_if_empty(owner)
+        return expired
 
     def _drop_idle(self, item: T, host: _Host[T]) -> T:
         host.idle.remove(item)

@@ -41,8 +41,7 @@ if TYPE_CHECKING:
 
     from urllib3 import HTTPResponse
 
-    from sessionpool._connection import Releasable
-    from sessionpool._transport import Reply
+    from sessionpool._connection import Releasable, Reply
 
 REDIRECTS: Final = frozenset(
     {codes.moved, codes.found, codes.other, codes.temporary_redirect, codes.permanent_redirect}
@@ -739,7 +738,7 @@ class Response:
         """urllib3's response over the body: `read`, `stream`, decoding."""
         if self._raw is None and self._reply is not None:
             self._raw = _wire.urllib3_response(
-                self._reply.body, self._reply.head, self.request.method, self.request.path_url
+                self._reply, self._reply.head, self.request.method, self.request.path_url
             )
         return self._raw
 
@@ -836,26 +835,26 @@ class Response:
     def unread_at_most(self, size: int) -> bool:
         """The body has been read, or the header says that it is no longer than `size` bytes."""
         reply = self._reply
-        return reply is None or reply.body.closed or (reply.head.length is not None and reply.head.length <= size)
+        return reply is None or reply.closed or (reply.head.length is not None and reply.head.length <= size)
 
     def hold(self, lease: Releasable) -> None:
         """Release `lease` when the body has ended; now, if it has."""
-        if self._reply is None or self._reply.body.closed:
+        if self._reply is None or self._reply.closed:
             lease.release()
         else:
-            self._reply.body.lease = lease
+            self._reply.lease = lease
 
     def close(self) -> None:
         """Give the connection back; one with unread bytes is closed."""
         if self._reply is not None:
-            self._reply.body.close()
+            self._reply.close()
 
     def _read_all(self) -> bytes:
         reply = self._reply
         if reply is None:
             return b"" if self._raw is None else self._raw.read() or b""
         if self._raw is None and not reply.head.encoded:
-            return reply.body.read()
+            return reply.read()
         try:
             return self.raw.read(decode_content=True) or b""
         except _wire.Urllib3Error as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 _log = logging.getLogger("sessionpool")
@@ -40,25 +41,36 @@ class Observer:
 
 
 class Watch:
-    """Calls an observer so that its failures stay its own. Thread-safe.
+    """An observer's methods, bound once and guarded, so that its failures stay its own. Thread-safe.
 
     Attributes:
-        observer: Where events go; `None` once it raised, or where none was given, so that callers can skip the call.
+        waited, connected, reused, closed, responded, failed: The observer's; `None` for those it does not override, for
+            all without an observer, and for all once one has raised: whoever has something to tell asks first, because
+            not to call costs least.
     """
 
-    __slots__ = ("observer",)
+    __slots__ = ("_observer", "closed", "connected", "failed", "responded", "reused", "waited")
 
     def __init__(self, observer: Observer | None) -> None:
-        self.observer = observer
+        self._observer = observer
+        self.waited = self._bind("waited")
+        self.connected = self._bind("connected")
+        self.reused = self._bind("reused")
+        self.closed = self._bind("closed")
+        self.responded = self._bind("responded")
+        self.failed = self._bind("failed")
 
-    def tell(self, event: str, *args: Any) -> None:
-        """Report one event."""
-        observer = self.observer
-        if observer is None:
-            return
-        try:
-            getattr(observer, event)(*args)
-        except Exception:  # noqa: BLE001 - whatever a user's code may raise
-            # Dropped, so that a broken observer costs one log line and not one per request.
-            self.observer = None
-            _log.exception("observer %r raised in %s() and is dropped", observer, event)
+    def _bind(self, event: str) -> Callable[..., None] | None:
+        method = getattr(self._observer, event, None)
+        if method is None or getattr(method, "__func__", None) is getattr(Observer, event):
+            return None
+
+        def tell(*args: Any) -> None:
+            try:
+                method(*args)
+            except Exception:  # noqa: BLE001 - whatever a user's code may raise
+                # Dropped, so that a broken observer costs one log line and not one per request.
+                self.waited = self.connected = self.reused = self.closed = self.responded = self.failed = None
+                _log.exception("observer %r raised in %s() and is dropped", self._observer, event)
+
+        return tell

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
-from sessionpool._clock import SYSTEM_CLOCK, Clock, Deadline
+from sessionpool._clock import NEVER, SYSTEM_CLOCK, Clock
 from sessionpool._config import Limits, Timeout
 from sessionpool._gate import Gate
 from sessionpool._jobs import Results, naming
@@ -263,7 +263,7 @@ class SessionPool:
         try:
             if permit is not None:
                 seconds = self._defaults.timeout.pool if timeout is _UNSET else timeout
-                self._seats.acquire(permit, Deadline.after(seconds, self.clock.now(), "Timeout.pool"))
+                self._seats.acquire(permit, seconds, NEVER)
             if key is not None:
                 session = self._identities.get(key)
                 if session is None:

@@ -50,7 +50,7 @@ from sessionpool.exceptions import (
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from sessionpool._connection import Body, Route
+    from sessionpool._connection import Reply, Route
 
 _METHODS: Final = frozenset({"GET", "OPTIONS", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 # A redirect's body is read so that its connection can be used again; beyond this a new one is cheaper.
@@ -215,7 +215,7 @@ class Session:
         self._proxies: dict[str, str] | None = None
         self._hooks: dict[str, list[Any]] | None = None
         self._cookies = None if defaults.cookies is None else defaults.cookies.copy()
-        self._streams: weakref.WeakSet[Body] | None = None
+        self._streams: weakref.WeakSet[Reply] | None = None
         self._claims: dict[str, int] | None = None
 
     def __enter__(self) -> Session:
@@ -417,8 +417,8 @@ class Session:
     def close_streams(self) -> None:
         """Close the bodies that were asked for as streams and not read to their end."""
         streams, self._streams = self._streams, None
-        for body in list(streams or ()):
-            body.close()
+        for reply in list(streams or ()):
+            reply.close()
 
     # --- preparing ---
 
@@ -587,20 +587,19 @@ class Session:
                     jar.store(line, target.host, target.path, target.is_secure, reply.received_at)
             if not stream:
                 response.content  # noqa: B018 - reads it
-            elif not reply.body.closed:
+            elif not reply.closed:
                 if self._streams is None:
                     self._streams = weakref.WeakSet()
-                self._streams.add(reply.body)
+                self._streams.add(reply)
         except RequestException as error:
             if error.request is None:
                 error.request = prepared
-            if watch.observer is not None:
-                watch.tell("failed", prepared.method, route.key, error, transport.clock.now() - started)
+            if watch.failed is not None:
+                watch.failed(prepared.method, route.key, error, transport.clock.now() - started)
             raise
-        if watch.observer is not None:
+        if watch.responded is not None:
             seconds = transport.clock.now() - started
-            status = reply.head.status
-            watch.tell("responded", prepared.method, route.key, status, seconds, reply.sent, reply.body.received)
+            watch.responded(prepared.method, route.key, reply.head.status, seconds, reply.sent, reply.received)
         for hook in prepared.hooks["response"] if prepared.hooks else ():
             response = hook(response, timeout=timeout, stream=stream) or response
         return response

@@ -3,7 +3,7 @@
 The path of a request, and who holds what on it:
 
     permit asked for -> waiting -> leased -> (fresh idle connection | evicted one closed, new one opened)
-        -> request written -> head read -> body read by `Body` -> connection idle again, or closed; permit returned
+        -> request written -> head read -> body read from the `Reply` -> connection idle again, or closed; permit returned
 
 Whatever ends it early (an error of ours, `KeyboardInterrupt`, the collector) returns the permit and closes the
 connection. Nothing is held between attempts.
@@ -17,11 +17,9 @@ from collections.abc import Hashable, Iterable
 from threading import get_ident
 from typing import Protocol
 
-import attrs
-
 from sessionpool._clock import Clock, Deadline
 from sessionpool._config import Limits, Timeout
-from sessionpool._connection import Body, Connection, Connector, Route
+from sessionpool._connection import Connection, Connector, Reply, Route
 from sessionpool._gate import Gate
 from sessionpool._ledger import Actions, Ledger, Permit, PoolStats
 from sessionpool._observer import Observer, Watch
@@ -42,48 +40,6 @@ class Payload(Protocol):
     def body_length(self) -> int | None: ...
     @property
     def is_replayable(self) -> bool: ...
-
-
-@attrs.define(eq=False)
-class Reply:
-    """What one attempt brought back: the head, and the body still to be read.
-
-    Attributes:
-        elapsed: Seconds from asking for a connection to the end of the head.
-        sent: Bytes of the request, a streamed body not counted.
-        received_at: Wall-clock seconds at which the head had come.
-    """
-
-    head: Head
-    body: Body
-    elapsed: float
-    sent: int
-    received_at: float
-
-
-class _Hold:
-    """The permit and the connection of one exchange, given back once. Confined, but for `abandon`."""
-
-    __slots__ = ("_connection", "_permit", "_transport")
-
-    def __init__(self, transport: Transport, permit: Permit[Connection], connection: Connection) -> None:
-        self._transport = transport
-        self._permit = permit
-        self._connection = connection
-
-    def end(self, head: Head, *, complete: bool) -> None:
-        """The body has ended, at its end or before."""
-        transport, connection = self._transport, self._connection
-        if complete and connection.rest(head, transport.clock.now()):
-            transport.gate.release(self._permit, connection)
-        else:
-            transport.close_connection(connection, "finished" if complete else "broken")
-            transport.gate.release(self._permit)
-
-    def abandon(self) -> None:
-        """The body was dropped unread; called by the collector, so without a lock or a user's code."""
-        self._connection.close()
-        self._transport.gate.abandon(self._permit)
 
 
 class Transport:
@@ -138,13 +94,13 @@ class Transport:
             PoolError: No permit; see `Gate.acquire`.
             ConnectionError, Timeout: No connection, or no response; see `Connector.connect` and `Connection`.
         """
-        clock, watch = self.clock, self.watch
-        started = clock.now()
+        now, watch = self.clock.now, self.watch
+        started = now()
         permit: Permit[Connection] = Permit(route.key, route.identity, get_ident())
         try:
-            self.gate.acquire(permit, Deadline.after(timeout.pool, started, "Timeout.pool").earlier(deadline))
-            if watch.observer is not None:
-                watch.tell("waited", route.key, clock.now() - started)
+            self.gate.acquire(permit, timeout.pool, deadline)
+            if watch.waited is not None:
+                watch.waited(route.key, now() - started)
             connection, reused = self._connection(permit, route, timeout, deadline)
             while True:
                 head_bytes = payload.head(absolute=route.is_forwarding)
@@ -159,14 +115,33 @@ class Transport:
                     connection, reused = self._open(permit, route, timeout, deadline), False
                 else:
                     break
-            reply_body = Body(connection, head, _Hold(self, permit, connection))
+            return Reply(
+                connection,
+                head,
+                permit,
+                self,
+                elapsed=now() - started,
+                sent=len(head_bytes) + (len(body) if isinstance(body, bytes) else 0),
+                received_at=self.clock.wall(),
+            )
         except BaseException:
             if permit.item is not None:
                 self.close_connection(permit.item, "broken")
             self.gate.release(permit)
             raise
-        sent = len(head_bytes) + (len(body) if isinstance(body, bytes) else 0)
-        return Reply(head, reply_body, clock.now() - started, sent, clock.wall())
+
+    def take_back(self, permit: Permit[Connection], connection: Connection, head: Head, *, complete: bool) -> None:
+        """A reply's body has ended, at its end or before."""
+        if complete and connection.rest(head, self.clock.now()):
+            self.gate.release(permit, connection)
+        else:
+            self.close_connection(connection, "finished" if complete else "broken")
+            self.gate.release(permit)
+
+    def reclaim(self, permit: Permit[Connection], connection: Connection) -> None:
+        """A reply was dropped unread; called by the collector, so no lock is waited for and no user's code called."""
+        connection.close()
+        self.gate.abandon(permit)
 
     def close(self) -> Actions[Connection]:
         """Refuse new requests, wake who waits, close what is idle; requests under way go on."""
@@ -186,8 +161,8 @@ class Transport:
     def close_connection(self, connection: Connection, reason: str) -> None:
         """Close and tell; never called under the gate's lock."""
         connection.close()
-        if self.watch.observer is not None:
-            self.watch.tell("closed", connection.host, reason)
+        if self.watch.closed is not None:
+            self.watch.closed(connection.host, reason)
 
     def _connection(
         self, permit: Permit[Connection], route: Route, timeout: Timeout, deadline: Deadline
@@ -197,8 +172,8 @@ class Transport:
         if connection is not None:
             unusable = connection.unusable(self.clock.now())
             if not unusable:
-                if self.watch.observer is not None:
-                    self.watch.tell("reused", route.key)
+                if self.watch.reused is not None:
+                    self.watch.reused(route.key)
                 return connection, True
             permit.item = None
             self.close_connection(connection, unusable)
@@ -218,8 +193,8 @@ class Transport:
             max_uses=self.limits.max_uses,
             idle_limit=self.limits.idle,
         )
-        if self.watch.observer is not None:
-            self.watch.tell("connected", route.key, now - started)
+        if self.watch.connected is not None:
+            self.watch.connected(route.key, now - started)
         return connection
 
     def _limit_for(self, key: Hashable) -> int:

@@ -1,7 +1,7 @@
 """HTTP/1.1 as bytes: parsing the head of a response, and the framing of its body (RFC 9112).
 
 Pure functions and values; `_connection.py` does the reading. The head never goes through `email.parser`, which takes
-34 µs a head: one regular expression finds the fields that steer us (1.6 µs), the rest is split when somebody looks.
+34 µs a head: the fields that steer us are looked for by name, the rest is split when somebody looks.
 
 This module and `_connection.py` alone import urllib3; here for what it knows about URLs, multipart and decoding.
 """
@@ -44,20 +44,12 @@ DECODABLE: Final = ACCEPT_ENCODING
 MAX_HEAD: Final = 256 * 1024
 # A chunk-size line or a trailer line.
 MAX_LINE: Final = 16 * 1024
+# Of a Content-Length: an exabyte.
+MAX_DIGITS: Final = 18
 
-# RFC 9112 §2.2: a recipient may recognise a single LF as a line terminator and ignore any preceding CR.
-HEAD_END: Final = re.compile(rb"\r?\n\r?\n")
 _STATUS_LINE = re.compile(rb"HTTP/(\d)\.(\d) (\d{3})(?: ([^\r\n]*))?(?=\r?\n|\Z)")
-# The fields that decide about framing, reuse, cookies and redirects. Anchored by the line end before them: the status
-# line always comes first.
-_STEERING = re.compile(
-    rb"\n(connection|content-encoding|content-length|keep-alive|location|set-cookie|transfer-encoding)[ \t]*:"
-    rb"[ \t]*([^\r\n]*)",
-    re.IGNORECASE,
-)
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 _OBS_FOLD = re.compile(rb"\r?\n[ \t]+")
-_DIGITS = re.compile(rb"[0-9]{1,18}\Z")
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n\Z")
 _KEEP_ALIVE_TIMEOUT = re.compile(rb"timeout\s*=\s*\"?(\d{1,9})", re.IGNORECASE)
 
@@ -99,6 +91,18 @@ class Head:
         return split_fields(self.raw)
 
 
+def find_head_end(data: bytes) -> tuple[int, int]:
+    """Where the empty line begins and where the body begins; (-1, -1) if the empty line has not come.
+
+    RFC 9112 §2.2: a recipient may recognise a single LF as a line terminator and ignore any preceding CR.
+    """
+    crlf = data.find(b"\n\r\n")
+    bare = data.find(b"\n\n", 0, crlf if crlf >= 0 else len(data))
+    if bare >= 0:
+        return bare + 1, bare + 2
+    return (crlf + 1, crlf + 3) if crlf >= 0 else (-1, -1)
+
+
 def split_fields(raw: bytes) -> Fields:
     """A block of field lines, taken apart; a line without a colon is skipped."""
     pairs = []
@@ -130,46 +134,37 @@ def parse_head(data: bytes, method: str, host: str) -> Head:
         # RFC 9110 §5.5 and RFC 9112 §2.2: what one parser reads as a line end another does not.
         raise InvalidResponse(f"{host} sent a bare CR or a NUL in its header; the connection is not used further")
 
+    # The fields that steer us are looked for by name: 0.06 µs for one that is not there. A regular expression over
+    # all of them takes 1.6 µs, `email.parser` 34.
+    lower = raw.lower()
     length: int | None = None
-    codings = b""
-    lengths: set[bytes] = set()
-    connection = b""
-    idle_limit = None
-    location = None
-    cookies: list[str] | tuple[()] = ()
-    encoded = False
-    for name, found in _STEERING.findall(raw):
-        value = found.rstrip()
-        name = name.lower()  # noqa: PLW2901
-        if name == b"content-length":
-            lengths.update(part.strip() for part in value.split(b","))
-        elif name == b"connection":
-            connection += b"," + value.lower()
-        elif name == b"set-cookie":
-            cookies = [*cookies, value.decode("latin-1")]
-        elif name == b"transfer-encoding":
-            codings = codings + b"," + value.lower() if codings else value.lower()
-        elif name == b"content-encoding":
-            encoded = encoded or value.lower() not in (b"", b"identity")
-        elif name == b"location":
-            location = location or value.decode("latin-1")
-        elif match := _KEEP_ALIVE_TIMEOUT.search(value):
-            idle_limit = int(match[1])
+    lengths = _values(raw, lower, b"\ncontent-length") if b"\ncontent-length" in lower else ()
+    codings = _values(lower, lower, b"\ntransfer-encoding") if b"\ntransfer-encoding" in lower else ()
+    connection = _values(lower, lower, b"\nconnection") if b"\nconnection" in lower else ()
+    cookies = _values(raw, lower, b"\nset-cookie") if b"\nset-cookie" in lower else ()
+    locations = _values(raw, lower, b"\nlocation") if b"\nlocation" in lower else ()
+    encodings = _values(lower, lower, b"\ncontent-encoding") if b"\ncontent-encoding" in lower else ()
+    keep_alive = _values(lower, lower, b"\nkeep-alive") if b"\nkeep-alive" in lower else ()
 
-    options = [option.strip() for option in connection.split(b",")] if connection else ()
+    options = _members(connection)
     reusable = b"keep-alive" in options if version == 10 else b"close" not in options
     chunked = False
     if lengths:
-        # RFC 9112 §6.3: several lengths are one if they agree, an error if they do not.
-        if len(lengths) > 1 or not _DIGITS.match(next(iter(lengths))):
-            shown = ", ".join(sorted(_excerpt(each) for each in lengths))
-            raise InvalidResponse(f"{host} sent a Content-Length that is not one number: {shown}")
-        length = int(lengths.pop())
+        if len(lengths) > 1 or not lengths[0].isdigit():
+            # RFC 9112 §6.3: several lengths are one if they agree, an error if they do not.
+            lengths = sorted(set(_members(lengths)))
+            if len(lengths) > 1 or not lengths[0].isdigit():
+                shown = ", ".join(_excerpt(each) for each in lengths)
+                raise InvalidResponse(f"{host} sent a Content-Length that is not one number: {shown}")
+        if len(lengths[0]) > MAX_DIGITS:
+            raise InvalidResponse(f"{host} sent a Content-Length of {len(lengths[0])} digits")
+        length = int(lengths[0])
     if codings:
-        *others, last = [coding.strip() for coding in codings.split(b",")]
-        if any(others) or last not in (b"chunked", b"identity"):
+        *others, last = _members(codings)
+        if others or last not in (b"chunked", b"identity"):
             raise InvalidResponse(
-                f"{host} sent Transfer-Encoding {_excerpt(codings)}; only 'chunked' was offered (RFC 9112 §6.1)"
+                f"{host} sent Transfer-Encoding {_excerpt(b', '.join(codings))}; "
+                "only 'chunked' was offered (RFC 9112 §6.1)"
             )
         chunked = last == b"chunked"
         if length is not None or version == 10:
@@ -180,6 +175,10 @@ def parse_head(data: bytes, method: str, host: str) -> Head:
         length, chunked = 0, False
     elif length is None and not chunked:
         reusable = False  # the body ends with the connection
+    idle_limit = None
+    for value in keep_alive:
+        if match := _KEEP_ALIVE_TIMEOUT.search(value):
+            idle_limit = int(match[1])
     return Head(
         version,
         status,
@@ -189,10 +188,33 @@ def parse_head(data: bytes, method: str, host: str) -> Head:
         chunked,
         reusable,
         idle_limit,
-        location,
-        cookies,
-        encoded,
+        locations[0].decode("latin-1") if locations else None,
+        [cookie.decode("latin-1") for cookie in cookies] if cookies else (),
+        any(value not in (b"", b"identity") for value in encodings) if encodings else False,
     )
+
+
+def _values(raw: bytes, lower: bytes, name: bytes) -> list[bytes]:
+    """The values of every field called `name` (a line end before it), from `raw`; `lower` is `raw` in lower case."""
+    values = []
+    at = lower.find(name)
+    while at >= 0:
+        end = lower.find(b"\n", at + 1)
+        line_end = len(raw) if end < 0 else end
+        colon = lower.find(b":", at, line_end)
+        if colon >= 0 and not lower[at + len(name) : colon].strip(b" \t"):
+            values.append(raw[colon + 1 : line_end].strip())
+        at = lower.find(name, end) if end >= 0 else -1
+    return values
+
+
+def _members(values: Sequence[bytes]) -> Sequence[bytes]:
+    """The members of a list-valued field, however many lines it came in (RFC 9110 §5.6.1)."""
+    if not values:
+        return ()
+    if len(values) == 1 and b"," not in values[0]:
+        return values
+    return [member.strip() for value in values for member in value.split(b",")]
 
 
 def parse_chunk_size(line: bytes, host: str) -> int:

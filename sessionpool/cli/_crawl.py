@@ -50,12 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("url", metavar="URL", help="where to begin")
     far = parser.add_argument_group("how far")
-    far.add_argument(
-        "--depth", type=_depth, metavar="N", help="follow at most N links from URL (default: no limit)"
-    )
-    far.add_argument(
-        "--limit", type=whole, metavar="N", help="fetch at most N pages in this run (default: no limit)"
-    )
+    far.add_argument("--depth", type=_depth, metavar="N", help="follow at most N links from URL (default: no limit)")
+    far.add_argument("--limit", type=whole, metavar="N", help="fetch at most N pages in this run (default: no limit)")
     add_options(parser, "sessionpool-crawl")
 
 
@@ -113,9 +109,7 @@ class Crawl:
     def next(self) -> Task | None:
         """A URL of the least depth there is."""
         if self._done:
-            self._levels = [
-                deque(task for task in level if task.url not in self._done) for level in self._levels
-            ]
+            self._levels = [deque(task for task in level if task.url not in self._done) for level in self._levels]
             self._done.clear()
         if self.queued() == 0:
             return None
@@ -188,9 +182,7 @@ class Crawl:
         depth = page.depth if page.location is not None else page.depth + 1
         while len(self._levels) <= depth:
             self._levels.append(deque())
-        page.found = [
-            url for url in dict.fromkeys(found) if url.startswith(self._sites) and url not in self._seen
-        ]
+        page.found = [url for url in dict.fromkeys(found) if url.startswith(self._sites) and url not in self._seen]
         self._seen.update(page.found)
         self._levels[depth].extend(Task(url, page.url, depth) for url in page.found)
 

@@ -1,4 +1,4 @@
-"""`sessionpool fetch`: the URLs of a list, each line once."""
+"""`sessionpool fetch`: the URLs of a list."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _AHEAD: Final = 256  # tasks read before they are wanted
 _LONGEST: Final = 64 * 1024  # bytes of a line; a longer one is not a URL but a wrong file
 
 _DESCRIPTION: Final = """\
-Fetch the URLs given, or those listed in FILE, one a line, each once, in no
-particular order. Empty lines and lines that begin with # are skipped. "-" is
-standard input. Redirects are followed. A list may be of any length: it is read
-as it is worked off. robots.txt is not asked for: the list says what is wanted."""
+Fetch the URLs given, or those listed in FILE, one a line, in no particular
+order. Empty lines and lines that begin with # are skipped. "-" is standard
+input. Redirects are followed. A list may be of any length: it is read as it is
+worked off. robots.txt is not asked for: the list says what is wanted."""
 
 _EPILOG: Final = f"""\
 each line of the output:
@@ -35,8 +35,8 @@ each line of the output:
   connection not counted), referrer (always null), error (null, or why no complete
   answer came), location (where redirects led; null if there were none)
 
-A line that is no URL gets a line with an error; the others are fetched all the same.
-With --resume, a URL that is listed twice is fetched as often as it has no line yet.
+A line that is no URL gets a line with an error; the others are fetched all the
+same. A URL that is listed twice is fetched twice, with --resume too.
 
 examples:
   sessionpool fetch urls.txt --out answers.jsonl
@@ -52,9 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = _DESCRIPTION
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument(
-        "inputs", nargs="+", metavar="FILE|URL", help="a list of URLs, or a URL (it has :// in it)"
-    )
+    parser.add_argument("inputs", nargs="+", metavar="FILE|URL", help="a list of URLs, or a URL (it has :// in it)")
     add_options(parser, "sessionpool-fetch")
 
 

@@ -88,7 +88,14 @@ class Page:
             ValueError: It is something else.
         """
         fields = json.loads(line)
-        if not isinstance(fields, dict) or not isinstance(fields.get("url"), str) or "status" not in fields:
+        if not (
+            isinstance(fields, dict)
+            and isinstance(fields.get("url"), str)
+            and isinstance(fields.get("status", ""), int | None)
+            and isinstance(fields.get("bytes", 0), int)
+            and isinstance(fields.get("depth"), int | None)
+            and isinstance(fields.get("found"), list | None)
+        ):
             raise ValueError("not a page")
         return cls(
             url=fields["url"],
@@ -132,9 +139,7 @@ class PageFile:
                 if resume and path.exists():
                     _take_up(path, take)
                 elif not force and path.is_file() and path.stat().st_size > 0:
-                    raise Unusable(
-                        f"{name} exists already; go on from it with --resume, or replace it with --force"
-                    )
+                    raise Unusable(f"{name} exists already; go on from it with --resume, or replace it with --force")
                 self._file = io.FileIO(path, "ab" if resume else "wb")
         except OSError as error:
             raise self._unwritable(error) from error
@@ -171,9 +176,7 @@ def _take_up(path: Path, take: Callable[[Page], None] | None) -> None:
             try:
                 page = Page.from_line(line)
             except ValueError:
-                raise Unusable(
-                    f"cannot go on from {path}: its line {number} was not written by this command"
-                ) from None
+                raise Unusable(f"cannot go on from {path}: its line {number} was not written by this command") from None
             end += len(line)
             if page.error is not None:
                 failed += 1

@@ -70,9 +70,7 @@ class Progress:
         shares_output: The output goes to standard output.
     """
 
-    def __init__(
-        self, name: str, tally: Tally, stats: Callable[[], PoolStats], *, shares_output: bool
-    ) -> None:
+    def __init__(self, name: str, tally: Tally, stats: Callable[[], PoolStats], *, shares_output: bool) -> None:
         self._name = name
         self._shares_output = shares_output
         self._tally = tally
@@ -101,10 +99,9 @@ class Progress:
 
     def __enter__(self) -> Self:
         # A bar and lines on the same terminal would overwrite each other.
-        if self._console.is_terminal and not (self._shares_output and sys.stdout.isatty()):
-            self._live = Live(
-                get_renderable=self._bar, console=self._console, refresh_per_second=8, transient=True
-            )
+        has_room = not (self._shares_output and sys.stdout.isatty())
+        if sys.stderr.isatty() and not self._console.is_dumb_terminal and has_room:
+            self._live = Live(get_renderable=self._bar, console=self._console, refresh_per_second=8, transient=True)
             self._live.start()
         else:
             self._thread = threading.Thread(target=self._say_now_and_then, daemon=True)

@@ -54,9 +54,7 @@ class Robots:
             return rules
         if rules.can_fetch(url, self._user_agent):
             return None
-        return Refusal(
-            f"{where}robots.txt forbids {url} to {self._user_agent.partition('/')[0]}", is_rule=True
-        )
+        return Refusal(f"{where}robots.txt forbids {url} to {self._user_agent.partition('/')[0]}", is_rule=True)
 
     def _read(self, session: Session, where: str) -> Protego | Refusal:
         url = f"{where}robots.txt"
@@ -76,9 +74,7 @@ class Robots:
             return Protego.parse("")  # RFC 9309 §2.3.1.3: what is not there allows everything
         rules = Protego.parse(body.decode("utf-8", "replace"))
         if (pause := rules.crawl_delay(self._user_agent)) is not None:
-            self._say(
-                f"{url} asks for {pause:g} s between requests; that is not kept to, --per-host 1 is the least"
-            )
+            self._say(f"{url} asks for {pause:g} s between requests; that is not kept to, --per-host 1 is the least")
         return rules
 
     def _closed(self, reason: str) -> Refusal:

@@ -67,7 +67,7 @@ class Source(Protocol):
         """Fetch one page."""
 
     def took(self, page: Page) -> None:
-        """A page was fetched; what is still missing in its line is filled in here."""
+        """A page was fetched or left out; what is still missing in its line is filled in here."""
 
     def end(self) -> tuple[list[str], bool]:
         """What is to be added to the summary, and whether the run failed whatever its pages say."""
@@ -109,7 +109,8 @@ def add_options(parser: argparse.ArgumentParser, agent: str) -> None:
         default=30.0,
         metavar="SECONDS",
         help="how long to wait for the next bytes of an answer (default: %(default)g), and for a connection "
-        "to open, but for that at most 5 s",
+        "to open, but for that at most 5 s; an answer that never ends is cut off after 40 times that, or more "
+        "where more workers share a connection",
     )
     sent = parser.add_argument_group("what is sent")
     sent.add_argument(
@@ -128,9 +129,7 @@ def add_options(parser: argparse.ArgumentParser, agent: str) -> None:
         help="one more header for every request; may be given several times",
     )
     out = parser.add_argument_group("where it goes")
-    out.add_argument(
-        "--out", default="-", metavar="FILE", help="one JSON line per page (default: -, standard output)"
-    )
+    out.add_argument("--out", default="-", metavar="FILE", help="one JSON line per page (default: -, standard output)")
     how = out.add_mutually_exclusive_group()
     how.add_argument(
         "--resume",
@@ -185,16 +184,13 @@ def run(name: str, args: argparse.Namespace, make: Callable[[Tools], Source]) ->
 
 
 def _pool(name: str, args: argparse.Namespace, waits: Waits) -> SessionPool:
-    # Waiting for a connection has no limit: whoever holds one is bound by `total`, a backstop against answers
-    # that never end. It counts the wait for those ahead, so it is a multiple of how many workers share a
-    # connection.
-    turns = math.ceil(args.workers / args.per_host)
+    # Waiting for a connection has no limit of its own: whoever holds one is bound by `total`, a backstop against
+    # answers that never end. It counts the wait for those ahead, so it grows with the workers per connection.
+    turns = max(4, math.ceil(args.workers / args.per_host))
     return SessionPool(
         name=name,
         limits=Limits(per_host=args.per_host, total=max(100, args.per_host)),
-        timeout=Timeout(
-            connect=min(5.0, args.timeout), read=args.timeout, total=10 * args.timeout * turns, pool=None
-        ),
+        timeout=Timeout(connect=min(5.0, args.timeout), read=args.timeout, total=10 * args.timeout * turns, pool=None),
         observer=waits,
         workers=args.workers,
         headers={"User-Agent": args.user_agent, **dict(args.header)},
@@ -249,9 +245,7 @@ def _result(task: Task, future: Future[Page]) -> Page:
     # Not a failed request, which `load` has caught: a bug here or in a parser. It costs this page, not the
     # run.
     sentence = f"could not be processed: {type(error).__name__}: {error}"
-    return Page(
-        url=task.url, referrer=task.referrer, depth=task.depth, error=sentence, kind=type(error).__name__
-    )
+    return Page(url=task.url, referrer=task.referrer, depth=task.depth, error=sentence, kind=type(error).__name__)
 
 
 @contextlib.contextmanager
@@ -297,9 +291,7 @@ def _seconds(text: str) -> float:
 
 def _value(text: str) -> str:
     if _VALUE.fullmatch(text) is None:
-        raise argparse.ArgumentTypeError(
-            "a header's value must not hold line breaks or other control characters"
-        )
+        raise argparse.ArgumentTypeError("a header's value must not hold line breaks or other control characters")
     return text
 
 
@@ -307,7 +299,5 @@ def _header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     if not colon or _TOKEN.fullmatch(name) is None:
         # Without its value, which may be a secret.
-        raise argparse.ArgumentTypeError(
-            f"{name!r} is not the beginning of a header such as 'Accept-Language: en'"
-        )
+        raise argparse.ArgumentTypeError(f"{name!r} is not the beginning of a header such as 'Accept-Language: en'")
     return name, _value(value.strip())

@@ -120,9 +120,7 @@ def _authority(scheme: str, authority: str) -> str:
         host += "]"
     host = _host(host, f"{scheme}://{rest}")
     if port and not (port.isascii() and port.isdigit() and int(port) <= 65535):
-        raise ValueError(
-            f"{_shown(f'{scheme}://{rest}')} has the port {port!r}; a port is a number up to 65535"
-        )
+        raise ValueError(f"{_shown(f'{scheme}://{rest}')} has the port {port!r}; a port is a number up to 65535")
     suffix = f":{int(port)}" if port and int(port) != _PORTS[scheme] else ""
     return f"{userinfo}{at}{host}{suffix}"
 
@@ -141,9 +139,7 @@ def _host(host: str, url: str) -> str:
         try:
             host = idna.encode(host, uts46=True).decode("ascii")
         except idna.IDNAError as error:
-            raise ValueError(
-                f"{_shown(url)} has {host!r} for a host, which is no domain name: {error}"
-            ) from None
+            raise ValueError(f"{_shown(url)} has {host!r} for a host, which is no domain name: {error}") from None
     if _NAME.fullmatch(host) is None:
         raise ValueError(f"{_shown(url)} has {host!r} for a host, which is no domain name")
     return host

@@ -26,6 +26,7 @@ class Site:
     Attributes:
         pages: Path to a page's HTML, or to (status, header fields, body).
         held: Paths that are answered only once they have been taken out of here.
+        endless: Paths whose body goes on and on, a byte at a time.
         asked: Every path that was asked for, in order.
         agents: The User-Agent of each.
         peak: The most connections that were open at once.
@@ -34,6 +35,7 @@ class Site:
     def __init__(self) -> None:
         self.pages: dict[str, str | tuple[int, dict[str, str], bytes]] = {}
         self.held: set[str] = set()
+        self.endless: set[str] = set()
         self.asked: list[str] = []
         self.agents: list[str] = []
         self.peak = 0
@@ -76,6 +78,9 @@ class Site:
                     self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(body)
+                while self.path in site.endless and not site._closing:
+                    self.wfile.write(b".")
+                    time.sleep(0.01)
 
             def log_message(self, format: str, *args: Any) -> None:
                 pass

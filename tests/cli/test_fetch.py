@@ -195,6 +195,18 @@ def test_a_list_that_breaks_off_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_an_endless_answer_is_cut_off(site: Site, command: Callable[..., Outcome]) -> None:
+    """An answer that never pauses long enough for --timeout and never ends is given up after 40 times that."""
+    site.pages["/radio"] = (200, {"Content-Length": "1000000"}, b"on air")
+    site.endless.add("/radio")
+    ended = command("fetch", f"{site.url}/radio", "--timeout", 0.1)
+
+    assert ended.lines[0]["status"] == 200
+    assert "Timeout.total=4 s" in ended.lines[0]["error"]
+    assert ended.code == 1
+
+
+@pytest.mark.slow
 def test_a_long_list_needs_no_more_memory(site: Site, process: Callable[..., Process], tmp_path: Path) -> None:
     """A hundred thousand lines take little more memory than ten."""
     urls = tmp_path / "urls"

@@ -101,7 +101,16 @@ def test_a_torn_line_goes_together_with_failed_ones(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["dear diary\n", "dear diary", '{"url": 3, "status": 1}\n', "[1]\n", '{"name": "x"}\n', "\x00\x00", "\n"],
+    [
+        "dear diary\n",
+        "dear diary",
+        '{"url": 3, "status": 1}\n',
+        '{"url": "http://h/", "status": "ok"}\n',
+        '{"url": "http://h/"}\n',
+        "[1]\n",
+        "\x00\x00",
+        "\n",
+    ],
 )
 def test_a_file_of_another_kind_is_not_touched(tmp_path: Path, text: str) -> None:
     """A file that this command has not written is refused, with the line's number, and stays as it is."""
