@@ -24,6 +24,7 @@ from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
     LocationParseError,
+    NewConnectionError,
 )
 from urllib3.exceptions import (
     NameResolutionError as Urllib3NameResolutionError,
@@ -168,6 +169,11 @@ class Connection:
         if head.idle_limit is not None:
             self._idle_limit = min(self._idle_limit, head.idle_limit - 1.0)
         return True
+
+    @property
+    def died_idle(self) -> bool:
+        """The exchange failed before a byte of the response came, and not because this side cut it."""
+        return not self.answered and not self._shutdown_reason
 
     def close(self) -> None:
         """Close the socket; idempotent."""
@@ -495,7 +501,7 @@ class Reply:
             raw += line
             if len(raw) > MAX_HEAD:
                 raise ChunkedEncodingError(f"{self._connection.host} sent trailers of more than {MAX_HEAD} bytes")
-        self.trailers = _wire.split_fields(raw)
+        self.trailers = _wire.split_fields(raw.decode("latin-1"))
 
     def _incomplete(self, how: str) -> IncompleteRead:
         expected = self.head.length
@@ -580,15 +586,16 @@ class Connector:
 
     def _translate(self, error: BaseException, route: Route, limit: Deadline) -> BaseException:
         target = route.key
-        if route.proxy is not None and not isinstance(error, ssl.SSLError) and isinstance(error, (HTTPError, OSError)):
-            return ProxyError(f"no way to {target}: {_reason(error.__cause__ or error)}")
-        if isinstance(error, (ConnectTimeoutError, TimeoutError)):
-            return ConnectTimeout(f"{target} was not connected in time ({limit.limit})")
-        if isinstance(error, Urllib3NameResolutionError):
-            cause = error.__cause__ or error
-            return NameResolutionError(f"the name of {target} cannot be resolved: {_reason(cause)}")
         if isinstance(error, ssl.SSLError):
             return SSLError(f"TLS with {target} failed: {_reason(error)}")
+        # urllib3 derives its NewConnectionError (refused, unreachable) from its ConnectTimeoutError.
+        timed_out = isinstance(error, ConnectTimeoutError) and not isinstance(error, NewConnectionError)
+        if timed_out or isinstance(error, TimeoutError):
+            return ConnectTimeout(f"{target} was not connected in time ({limit.limit})")
+        if route.proxy is not None and isinstance(error, (HTTPError, OSError)):
+            return ProxyError(f"no way to {target}: {_reason(error.__cause__ or error)}")
+        if isinstance(error, Urllib3NameResolutionError):
+            return NameResolutionError(f"the name of {target} cannot be resolved: {_reason(error.__cause__ or error)}")
         if isinstance(error, (HTTPError, LocationParseError)):
             return ConnectError(f"{target} cannot be connected: {_reason(error.__cause__ or error)}")
         if isinstance(error, OSError):

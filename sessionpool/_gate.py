@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Generic
 
 from sessionpool._clock import Clock, Deadline
-from sessionpool._ledger import NOTHING, Actions, Ledger, Permit, PoolStats, QueueFullError, State, T
+from sessionpool._ledger import LEASED, NOTHING, WAITING, Actions, Ledger, Permit, PoolStats, QueueFullError, T
 from sessionpool.exceptions import PoolClosed, PoolQueueFull, PoolTimeout
 
 
@@ -84,7 +84,7 @@ class Gate(Generic[T]):
         """Give a permit back from whatever state it is in, with its item if that can be used again."""
         with self._lock:
             kept = None if self._closed else item
-            if permit.state is State.WAITING:
+            if permit.state is WAITING:
                 self._ledger.withdraw(permit)
                 actions: Actions[T] = NOTHING
             else:
@@ -95,6 +95,11 @@ class Gate(Generic[T]):
             self._act(actions)
         if self._abandoned:
             self._take_back_abandoned()
+
+    def note_opened(self, *, unusable: bool) -> None:
+        """For the statistics; see `Ledger.note_opened`."""
+        with self._lock:
+            self._ledger.note_opened(unusable=unusable)
 
     def abandon(self, permit: Permit[T]) -> None:
         """Give a permit back from a finalizer: takes no lock that is not free this instant."""
@@ -129,7 +134,7 @@ class Gate(Generic[T]):
         asked = self._clock.now()
         deadline = Deadline.after(timeout, asked, "Timeout.pool").earlier(deadline)
         in_time = self._clock.wait(permit.baton, deadline.at)
-        if permit.state is State.LEASED:
+        if permit.state is LEASED:
             return
         with self._lock:
             if in_time or self._closed:

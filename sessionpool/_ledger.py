@@ -56,6 +56,10 @@ class State(enum.Enum):
     RETURNED = enum.auto()
 
 
+# Python 3.11 finds an enum's member by failing to find an attribute first: 1.5 µs, eight times a request.
+NEW, WAITING, LEASED, RETURNED = State
+
+
 @attrs.define(eq=False)
 class Permit(Generic[T]):
     """The right to one item; made by whoever wants it, written to only under the gate's lock until it is leased.
@@ -73,7 +77,7 @@ class Permit(Generic[T]):
     key: Hashable
     identity: Hashable
     thread: int
-    state: State = State.NEW
+    state: State = NEW
     item: T | None = None
     evicted: T | None = None
     since: float = 0.0
@@ -109,9 +113,9 @@ class PoolStats:
         idle: Connections that lie ready.
         waiting: Threads that wait for one.
         capacity: `Limits.total`.
-        peak: Most that were ever open at once.
-        opened: Permits granted without an item since the start: each opened a connection, or tried to.
-        reused: Permits granted with an item since the start.
+        peak: Most that were ever open or being opened at once.
+        opened: Connections opened since the start.
+        reused: Times an idle connection was taken and used since the start.
         hosts: The same per host, for hosts that have any.
         sessions: Sessions leased now.
     """
@@ -195,7 +199,7 @@ class Ledger(Generic[T]):
         if self.max_waiting is not None and self.waiting >= self.max_waiting:
             self._forget_if_empty(host)
             raise QueueFullError
-        permit.state = State.WAITING
+        permit.state = WAITING
         host.waiters[permit] = None
         self.waiting += 1
         if len(host.leased) < host.limit:
@@ -207,9 +211,9 @@ class Ledger(Generic[T]):
 
         Returning one twice is harmless; an item that comes with it is closed.
         """
-        if permit.state is not State.LEASED:
+        if permit.state is not LEASED:
             return Actions(close=(item,)) if item is not None else NOTHING
-        permit.state = State.RETURNED
+        permit.state = RETURNED
         permit.item = None
         host = self._hosts[permit.key]
         del host.leased[permit]
@@ -231,11 +235,16 @@ class Ledger(Generic[T]):
             self._forget_if_empty(host)
         return Actions(wake, surplus) if wake or surplus else NOTHING
 
+    def note_opened(self, *, unusable: bool) -> None:
+        """An item was opened for a leased permit; `unusable`: because the one that came with it could not be used."""
+        self.opened += 1
+        self.reused -= unusable
+
     def withdraw(self, permit: Permit[T]) -> bool:
         """Leave the queue: True if it was still waiting, False if it had been served (then it is leased)."""
-        if permit.state is not State.WAITING:
+        if permit.state is not WAITING:
             return False
-        permit.state = State.RETURNED
+        permit.state = RETURNED
         host = self._hosts[permit.key]
         del host.waiters[permit]
         self.waiting -= 1
@@ -320,9 +329,8 @@ class Ledger(Generic[T]):
                 permit.evicted = self._drop_idle(coldest, owner)
                 self._forget_if_empty(owner)  # never this host: it has nothing idle here
             self.open += 1
-            self.opened += 1
             self.peak = max(self.peak, self.open)
-        permit.state = State.LEASED
+        permit.state = LEASED
         permit.since = now
         host.leased[permit] = None
         return True

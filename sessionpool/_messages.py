@@ -395,7 +395,7 @@ class PreparedRequest:
     def headers(self) -> CaseInsensitiveDict:
         """The header as it will be sent, but for `Host`."""
         if self._headers is None:
-            self._headers = CaseInsensitiveDict(_wire.split_fields(self._block))
+            self._headers = CaseInsensitiveDict(_wire.split_fields(self._block.decode("latin-1")))
         return self._headers
 
     def has_field(self, name: str) -> bool:
@@ -548,44 +548,27 @@ class Response:
 
     Attributes:
         status_code: The status, e.g. 404.
-        reason: The reason phrase, e.g. "Not Found".
         history: The redirects that led here, oldest first.
         request: The `PreparedRequest` that this answers.
     """
 
-    __slots__ = (
-        "__dict__",
-        "_consumed",
-        "_content",
-        "_cookies",
-        "_elapsed",
-        "_encoding",
-        "_headers",
-        "_raw",
-        "_reply",
-        "_url",
-        "history",
-        "next",
-        "reason",
-        "request",
-        "status_code",
-    )
+    # On the class, so that making one sets only what differs.
+    status_code: int = None  # type: ignore[assignment]  # as in requests, until somebody sets it
+    request: PreparedRequest = None  # type: ignore[assignment]
+    next: PreparedRequest | None = None
+    _reply: Reply | None = None
+    _raw: Any = None
+    _content: bytes | None = None
+    _consumed = False
+    _url: str | None = None
+    _reason: str | None = None
+    _headers: CaseInsensitiveDict | None = None
+    _cookies: CookieJar | None = None
+    _encoding: str | None = ""  # "": not looked up yet
+    _elapsed: float | None = None
 
     def __init__(self) -> None:
-        self.status_code: int = None  # type: ignore[assignment]  # as in requests, until somebody sets it
-        self.reason: str = ""
         self.history: list[Response] = []
-        self.request: PreparedRequest = None  # type: ignore[assignment]
-        self.next: PreparedRequest | None = None
-        self._reply: Reply | None = None
-        self._raw: Any = None
-        self._content: bytes | None = None
-        self._consumed = False
-        self._url: str | None = None
-        self._headers: CaseInsensitiveDict | None = None
-        self._cookies: CookieJar | None = None
-        self._encoding: str | None = ""  # "": not looked up yet
-        self._elapsed = 0.0
 
     @classmethod
     def of(cls, reply: Reply, request: PreparedRequest) -> Response:
@@ -594,9 +577,6 @@ class Response:
         response._reply = reply
         response.request = request
         response.status_code = reply.head.status
-        response.reason = reply.head.reason
-        response._url = request.url
-        response._elapsed = reply.elapsed
         return response
 
     def __repr__(self) -> str:
@@ -641,7 +621,9 @@ class Response:
     @property
     def url(self) -> str:
         """The URL that this is the answer of, after redirects."""
-        return self._url  # type: ignore[return-value]  # None only until somebody sets it
+        if self._url is None and self.request is not None:
+            self._url = self.request.url
+        return self._url
 
     @url.setter
     def url(self, url: str) -> None:
@@ -677,8 +659,19 @@ class Response:
         self._cookies = cookies
 
     @property
+    def reason(self) -> str:
+        """The reason phrase, e.g. "Not Found"; may be empty."""
+        return self._reason or (self._reply.head.reason if self._reply is not None else "")
+
+    @reason.setter
+    def reason(self, reason: str) -> None:
+        self._reason = reason
+
+    @property
     def elapsed(self) -> dt.timedelta:
         """Time from asking for a connection to the end of the header."""
+        if self._elapsed is None:
+            return dt.timedelta(seconds=self._reply.elapsed if self._reply is not None else 0.0)
         return dt.timedelta(seconds=self._elapsed)
 
     @elapsed.setter

@@ -500,10 +500,11 @@ class Session:
         if prepared.has_field("cookie"):
             return  # set by hand, as in requests
         target = prepared.target
-        where = (target.host, target.path, target.is_secure, self._transport.clock.wall())
-        lines = [line for line in (jar and jar.header(*where), extra and as_jar(extra).header(*where)) if line]
-        if lines:
-            prepared.add_field("Cookie", "; ".join(lines))
+        overlay = as_jar(extra) if extra else None
+        now = self._transport.clock.wall()
+        line = self.cookies.header(target.host, target.path, target.is_secure, now, overlay=overlay)
+        if line is not None:
+            prepared.add_field("Cookie", line)
 
     def _timeout(self, asked: object) -> Timeout:
         if asked is None:

@@ -3,7 +3,8 @@
 The path of a request, and who holds what on it:
 
     permit asked for -> waiting -> leased -> (fresh idle connection | evicted one closed, new one opened)
-        -> request written -> head read -> body read from the `Reply` -> connection idle again, or closed; permit returned
+        -> request written -> head read -> body read from the `Reply` -> connection idle again, or closed
+        -> permit returned
 
 Whatever ends it early (an error of ours, `KeyboardInterrupt`, the collector) returns the permit and closes the
 connection. Nothing is held between attempts.
@@ -109,7 +110,7 @@ class Transport:
                     connection.send(head_bytes, body, payload.body_length, timeout.read, deadline)
                     head = connection.read_head(payload.method)
                 except ConnectionBroken:
-                    if not (reused and not connection.answered and _may_resend(payload)):
+                    if not (reused and connection.died_idle and _may_resend(payload)):
                         raise
                     self.close_connection(connection, "stale")
                     connection, reused = self._open(permit, route, timeout, deadline), False
@@ -169,18 +170,18 @@ class Transport:
     ) -> tuple[Connection, bool]:
         """The permit's own connection if it can still be used, else a new one; and whether it was used before."""
         connection = permit.item
-        if connection is not None:
-            unusable = connection.unusable(self.clock.now())
-            if not unusable:
-                if self.watch.reused is not None:
-                    self.watch.reused(route.key)
-                return connection, True
-            permit.item = None
+        if connection is None:
+            return self._open(permit, route, timeout, deadline), False
+        unusable = connection.unusable(self.clock.now())
+        if unusable:
             self.close_connection(connection, unusable)
-        return self._open(permit, route, timeout, deadline), False
+            return self._open(permit, route, timeout, deadline), False
+        if self.watch.reused is not None:
+            self.watch.reused(route.key)
+        return connection, True
 
     def _open(self, permit: Permit[Connection], route: Route, timeout: Timeout, deadline: Deadline) -> Connection:
-        permit.item = None
+        unusable, permit.item = permit.item is not None, None
         started = self.clock.now()
         connected = self._connector.connect(route, timeout.connect, deadline)
         now = self.clock.now()
@@ -193,6 +194,7 @@ class Transport:
             max_uses=self.limits.max_uses,
             idle_limit=self.limits.idle,
         )
+        self.gate.note_opened(unusable=unusable)
         if self.watch.connected is not None:
             self.watch.connected(route.key, now - started)
         return connection

@@ -47,11 +47,11 @@ MAX_LINE: Final = 16 * 1024
 # Of a Content-Length: an exabyte.
 MAX_DIGITS: Final = 18
 
-_STATUS_LINE = re.compile(rb"HTTP/(\d)\.(\d) (\d{3})(?: ([^\r\n]*))?(?=\r?\n|\Z)")
+_STATUS_LINE = re.compile(r"HTTP/([0-9])\.([0-9]) ([0-9]{3})(?: ([^\r\n]*))?(?=\r?\n|\Z)")
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
-_OBS_FOLD = re.compile(rb"\r?\n[ \t]+")
+_OBS_FOLD = re.compile(r"\r?\n[ \t]+")
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n\Z")
-_KEEP_ALIVE_TIMEOUT = re.compile(rb"timeout\s*=\s*\"?(\d{1,9})", re.IGNORECASE)
+_KEEP_ALIVE_TIMEOUT = re.compile(r"timeout[ \t]*=[ \t]*\"?([0-9]{1,9})")
 
 Fields = Sequence[tuple[str, str]]
 
@@ -77,7 +77,7 @@ class Head:
     version: int
     status: int
     reason: str
-    raw: bytes
+    raw: str
     length: int | None
     chunked: bool
     reusable: bool
@@ -103,10 +103,10 @@ def find_head_end(data: bytes) -> tuple[int, int]:
     return (crlf + 1, crlf + 3) if crlf >= 0 else (-1, -1)
 
 
-def split_fields(raw: bytes) -> Fields:
+def split_fields(raw: str) -> Fields:
     """A block of field lines, taken apart; a line without a colon is skipped."""
     pairs = []
-    for line in raw.decode("latin-1").split("\n"):
+    for line in raw.split("\n"):
         name, colon, value = line.partition(":")
         if colon:
             pairs.append((name.strip(" \t"), value.strip(" \t\r")))
@@ -119,54 +119,45 @@ def parse_head(data: bytes, method: str, host: str) -> Head:
     Raises:
         InvalidResponse: It is not a head that RFC 9112 lets us act on.
     """
-    status_line = _STATUS_LINE.match(data)
+    # As text, because `in` for bytes first tries to take its operand for a number, and fails: 0.5 µs each time.
+    text = data.decode("latin-1")
+    status_line = _STATUS_LINE.match(text)
     if status_line is None:
         raise InvalidResponse(f"{host} answered with something that is not HTTP/1: {_excerpt(data)}")
-    major, minor, code, phrase = status_line.groups()
-    if major != b"1":
-        raise InvalidResponse(f"{host} answered in HTTP/{major.decode()}.{minor.decode()}; HTTP/1 was expected")
+    major, minor, code, reason = status_line.groups()
+    if major != "1":
+        raise InvalidResponse(f"{host} answered in HTTP/{major}.{minor}; HTTP/1 was expected")
     status = int(code)
-    version = 11 if minor != b"0" else 10
-    raw = data[status_line.end() :]
-    if b"\n " in raw or b"\n\t" in raw:
-        raw = _OBS_FOLD.sub(b" ", raw)  # RFC 9112 §5.2
-    if b"\0" in raw or raw.count(b"\r") != raw.count(b"\r\n"):
+    version = 11 if minor != "0" else 10
+    raw = text[status_line.end() :]
+    if "\n " in raw or "\n\t" in raw:
+        raw = _OBS_FOLD.sub(" ", raw)  # RFC 9112 §5.2
+    if "\0" in raw or raw.count("\r") != raw.count("\r\n"):
         # RFC 9110 §5.5 and RFC 9112 §2.2: what one parser reads as a line end another does not.
         raise InvalidResponse(f"{host} sent a bare CR or a NUL in its header; the connection is not used further")
 
-    # The fields that steer us are looked for by name: 0.06 µs for one that is not there. A regular expression over
+    # The fields that steer us are looked for by name: 0.05 µs for one that is not there. A regular expression over
     # all of them takes 1.6 µs, `email.parser` 34.
     lower = raw.lower()
-    length: int | None = None
-    lengths = _values(raw, lower, b"\ncontent-length") if b"\ncontent-length" in lower else ()
-    codings = _values(lower, lower, b"\ntransfer-encoding") if b"\ntransfer-encoding" in lower else ()
-    connection = _values(lower, lower, b"\nconnection") if b"\nconnection" in lower else ()
-    cookies = _values(raw, lower, b"\nset-cookie") if b"\nset-cookie" in lower else ()
-    locations = _values(raw, lower, b"\nlocation") if b"\nlocation" in lower else ()
-    encodings = _values(lower, lower, b"\ncontent-encoding") if b"\ncontent-encoding" in lower else ()
-    keep_alive = _values(lower, lower, b"\nkeep-alive") if b"\nkeep-alive" in lower else ()
+    lengths = _values(lower, lower, "\ncontent-length")
+    codings = _values(lower, lower, "\ntransfer-encoding")
+    connection = _values(lower, lower, "\nconnection")
+    encodings = _values(lower, lower, "\ncontent-encoding")
+    locations = _values(raw, lower, "\nlocation")
 
-    options = _members(connection)
-    reusable = b"keep-alive" in options if version == 10 else b"close" not in options
+    reusable = "close" not in connection if version == 11 else "keep-alive" in connection
+    if connection and (len(connection) > 1 or "," in connection[0]):
+        options = _members(connection)
+        reusable = "close" not in options if version == 11 else "keep-alive" in options
+    length = _agreed_length(lengths, host) if lengths else None
     chunked = False
-    if lengths:
-        if len(lengths) > 1 or not lengths[0].isdigit():
-            # RFC 9112 §6.3: several lengths are one if they agree, an error if they do not.
-            lengths = sorted(set(_members(lengths)))
-            if len(lengths) > 1 or not lengths[0].isdigit():
-                shown = ", ".join(_excerpt(each) for each in lengths)
-                raise InvalidResponse(f"{host} sent a Content-Length that is not one number: {shown}")
-        if len(lengths[0]) > MAX_DIGITS:
-            raise InvalidResponse(f"{host} sent a Content-Length of {len(lengths[0])} digits")
-        length = int(lengths[0])
     if codings:
         *others, last = _members(codings)
-        if others or last not in (b"chunked", b"identity"):
+        if others or last not in ("chunked", "identity"):
             raise InvalidResponse(
-                f"{host} sent Transfer-Encoding {_excerpt(b', '.join(codings))}; "
-                "only 'chunked' was offered (RFC 9112 §6.1)"
+                f"{host} sent Transfer-Encoding {', '.join(codings)[:80]!r}; only 'chunked' was offered (RFC 9112 §6.1)"
             )
-        chunked = last == b"chunked"
+        chunked = last == "chunked"
         if length is not None or version == 10:
             # RFC 9112 §6.1, §6.3: Transfer-Encoding wins, and the mix may be an attack, so nothing more is read here.
             reusable = False
@@ -176,45 +167,55 @@ def parse_head(data: bytes, method: str, host: str) -> Head:
     elif length is None and not chunked:
         reusable = False  # the body ends with the connection
     idle_limit = None
-    for value in keep_alive:
+    for value in _values(lower, lower, "\nkeep-alive"):
         if match := _KEEP_ALIVE_TIMEOUT.search(value):
             idle_limit = int(match[1])
     return Head(
         version,
         status,
-        phrase.decode("latin-1") if phrase else "",
+        reason or "",
         raw,
         length,
         chunked,
         reusable,
         idle_limit,
-        locations[0].decode("latin-1") if locations else None,
-        [cookie.decode("latin-1") for cookie in cookies] if cookies else (),
-        any(value not in (b"", b"identity") for value in encodings) if encodings else False,
+        locations[0] if locations else None,
+        _values(raw, lower, "\nset-cookie"),
+        any(value not in ("", "identity") for value in encodings),
     )
 
 
-def _values(raw: bytes, lower: bytes, name: bytes) -> list[bytes]:
+def _values(raw: str, lower: str, name: str) -> Sequence[str]:
     """The values of every field called `name` (a line end before it), from `raw`; `lower` is `raw` in lower case."""
-    values = []
     at = lower.find(name)
+    if at < 0:
+        return ()
+    values = []
     while at >= 0:
-        end = lower.find(b"\n", at + 1)
-        line_end = len(raw) if end < 0 else end
-        colon = lower.find(b":", at, line_end)
-        if colon >= 0 and not lower[at + len(name) : colon].strip(b" \t"):
-            values.append(raw[colon + 1 : line_end].strip())
-        at = lower.find(name, end) if end >= 0 else -1
+        end = lower.find("\n", at + 1)
+        if end < 0:
+            end = len(lower)
+        colon = lower.find(":", at, end)
+        if colon >= 0 and not lower[at + len(name) : colon].strip(" \t"):
+            values.append(raw[colon + 1 : end].strip(" \t\r"))
+        at = lower.find(name, end)
     return values
 
 
-def _members(values: Sequence[bytes]) -> Sequence[bytes]:
+def _members(values: Sequence[str]) -> list[str]:
     """The members of a list-valued field, however many lines it came in (RFC 9110 §5.6.1)."""
-    if not values:
-        return ()
-    if len(values) == 1 and b"," not in values[0]:
-        return values
-    return [member.strip() for value in values for member in value.split(b",")]
+    return [member.strip(" \t") for value in values for member in value.split(",")]
+
+
+def _agreed_length(values: Sequence[str], host: str) -> int:
+    """The body's length; several are one if they agree, an error if they do not (RFC 9112 §6.3)."""
+    value = values[0]
+    if len(values) > 1 or "," in value:
+        agreed = set(_members(values))
+        value = agreed.pop() if len(agreed) == 1 else ", ".join(values)
+    if not value.isdecimal() or len(value) > MAX_DIGITS:
+        raise InvalidResponse(f"{host} sent a Content-Length that is not one number: {value[:80]!r}")
+    return int(value)
 
 
 def parse_chunk_size(line: bytes, host: str) -> int:
