@@ -70,6 +70,7 @@ class Route:
         proxy: The proxy's URL, or `None`.
         verify: True, False, a path to certificates, or an `SSLContext`.
         cert: Path to the client's certificate, or a pair of paths, certificate and key.
+        is_forwarding: The request itself goes to the proxy, with an absolute target (RFC 9112 §3.2.2).
     """
 
     key: str
@@ -80,11 +81,10 @@ class Route:
     proxy: Url | None = None
     verify: bool | str | ssl.SSLContext = True
     cert: str | tuple[str, str] | None = None
+    is_forwarding: bool = attrs.field(init=False)
 
-    @property
-    def is_forwarding(self) -> bool:
-        """The request itself goes to the proxy, with an absolute target (RFC 9112 §3.2.2)."""
-        return self.proxy is not None and self.scheme == "http"
+    def __attrs_post_init__(self) -> None:
+        object.__setattr__(self, "is_forwarding", self.proxy is not None and self.scheme == "http")
 
 
 class Connection:
@@ -205,7 +205,8 @@ class Connection:
         self.answered = False
         self._read_timeout = read_timeout
         self._deadline = deadline
-        self._arm()
+        if read_timeout != self._timeout or deadline is not NEVER:
+            self._arm()
         try:
             if body is None:
                 self._socket.sendall(head)
@@ -310,7 +311,8 @@ class Connection:
             )
 
     def _receive(self, size: int) -> bytes:
-        self._arm()
+        if self._deadline is not NEVER:  # else it stays as `send` set it
+            self._arm()
         try:
             return self._socket.recv(size)
         except _TIMED_OUT:
@@ -366,7 +368,6 @@ class Reply:
         elapsed: Seconds from asking for a connection to the end of the head.
         sent: Bytes of the request, a streamed body not counted.
         received: Bytes of the body so far.
-        received_at: Wall-clock seconds at which the head had come.
         trailers: The trailer section of a chunked body (RFC 9112 §7.1.2), once it has ended.
         lease: Released when the body has ended, if somebody sets it.
     """
@@ -381,7 +382,6 @@ class Reply:
         "head",
         "lease",
         "received",
-        "received_at",
         "sent",
         "trailers",
     )
@@ -395,7 +395,6 @@ class Reply:
         *,
         elapsed: float,
         sent: int,
-        received_at: float,
     ) -> None:
         self._connection = connection
         self._permit = permit
@@ -406,7 +405,6 @@ class Reply:
         self.elapsed = elapsed
         self.sent = sent
         self.received = 0
-        self.received_at = received_at
         self.trailers: _wire.Fields = ()
         self.lease: Releasable | None = None
         if self._left == 0 and not head.chunked:
@@ -419,14 +417,13 @@ class Reply:
 
     def read(self, amt: int | None = None) -> bytes:
         """`amt` bytes, fewer at the end; everything, without `amt`."""
-        piece = self.read1(4 * RECEIVE if amt is None else amt)
+        wanted = sys.maxsize if amt is None else amt
+        piece = self.read1(wanted)
         if self._owner is None or len(piece) == amt:
             return piece
         pieces = [piece]
-        wanted = sys.maxsize if amt is None else amt - len(piece)
-        while wanted > 0 and (piece := self.read1(min(wanted, 4 * RECEIVE))):
+        while (wanted := wanted - len(piece)) > 0 and (piece := self.read1(wanted)):
             pieces.append(piece)
-            wanted -= len(piece)
         return b"".join(pieces)
 
     def read1(self, amt: int = RECEIVE) -> bytes:
@@ -440,7 +437,32 @@ class Reply:
         if self._owner is None:
             return b""
         try:
-            return self._next(amt)
+            if self.head.chunked and self._left == 0:
+                self._left = self._read_chunk_size()
+                if self._left == 0:
+                    self._read_trailers()
+                    self._end(complete=True)
+                    return b""
+            left = self._left
+            piece = self._connection.take(amt if left is None or left > amt else left)
+            self.received += len(piece)
+            if left is None:
+                if not piece:
+                    self._end(complete=True)
+            elif not piece:
+                raise self._incomplete(f"{self._connection.host} closed the connection")
+            else:
+                self._left = left = left - len(piece)
+                if left == 0:
+                    if not self.head.chunked:
+                        self._end(complete=True)
+                    elif (line := self._connection.take_line()) not in (b"\r\n", b"\n"):
+                        if not line:
+                            raise self._incomplete(f"{self._connection.host} closed the connection")
+                        raise ChunkedEncodingError(
+                            f"{self._connection.host} sent a chunk longer than its size (RFC 9112 §7.1)"
+                        )
+            return piece
         except ConnectionBroken as error:
             self._end(complete=False)
             raise self._incomplete(str(error)) from error
@@ -458,34 +480,6 @@ class Reply:
             owner.reclaim(self._permit, self._connection)
             if self.lease is not None:
                 self.lease.abandon()
-
-    def _next(self, limit: int) -> bytes:
-        if self.head.chunked and self._left == 0:
-            self._left = self._read_chunk_size()
-            if self._left == 0:
-                self._read_trailers()
-                self._end(complete=True)
-                return b""
-        left = self._left
-        piece = self._connection.take(limit if left is None else min(limit, left))
-        self.received += len(piece)
-        if left is None:
-            if not piece:
-                self._end(complete=True)
-        elif not piece:
-            raise self._incomplete(f"{self._connection.host} closed the connection")
-        else:
-            self._left = left = left - len(piece)
-            if left == 0:
-                if not self.head.chunked:
-                    self._end(complete=True)
-                elif (line := self._connection.take_line()) not in (b"\r\n", b"\n"):
-                    if not line:
-                        raise self._incomplete(f"{self._connection.host} closed the connection")
-                    raise ChunkedEncodingError(
-                        f"{self._connection.host} sent a chunk longer than its size (RFC 9112 §7.1)"
-                    )
-        return piece
 
     def _read_chunk_size(self) -> int:
         line = self._connection.take_line()

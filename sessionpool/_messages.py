@@ -22,6 +22,7 @@ import attrs
 import charset_normalizer
 
 from sessionpool import _wire
+from sessionpool._clock import SYSTEM_CLOCK
 from sessionpool._codes import codes
 from sessionpool.cookies import CookieJar
 from sessionpool.exceptions import (
@@ -183,6 +184,7 @@ class Target:
         path: The path, "/" at least, without the query.
         request_target: Path and query as sent (RFC 9112 §3.2.1).
         host_field: The value of `Host` (RFC 9110 §7.2).
+        start: The request's first two lines, from behind the method on: target, version, `Host`.
         auth: User and password from the URL, or `None`.
         is_secure: https.
     """
@@ -194,6 +196,7 @@ class Target:
     path: str
     request_target: bytes
     host_field: bytes
+    start: bytes
     auth: tuple[str, str] | None
     is_secure: bool
 
@@ -228,14 +231,17 @@ def parse_target(url: str) -> Target:
     userinfo = "" if parts.auth is None else f"{parts.auth}@"
     fragment = "" if parts.fragment is None else f"#{parts.fragment}"
     default_port = 443 if parts.scheme == "https" else 80
+    request_target = (path + query).encode("ascii")
+    host_field = (parts.host if parts.port == default_port else authority).encode("ascii")
     return Target(
         url=f"{parts.scheme}://{userinfo}{authority}{path}{query}{fragment}",
         scheme=parts.scheme,
         host=parts.host.strip("[]"),
         port=default_port if parts.port is None else parts.port,
         path=path,
-        request_target=(path + query).encode("ascii"),
-        host_field=(parts.host if parts.port == default_port else authority).encode("ascii"),
+        request_target=request_target,
+        host_field=host_field,
+        start=b" %b HTTP/1.1\r\nHost: %b\r\n" % (request_target, host_field),
         auth=None if parts.auth is None else _wire.userinfo(parts.auth),
         is_secure=parts.scheme == "https",
     )
@@ -334,17 +340,18 @@ class PreparedRequest:
     Attributes:
         method: Upper case.
         body: `bytes`, a file-like or an iterable of bytes; `None` for none.
+        body_length: Bytes of a file-like or an iterable; `None` if it goes chunked.
         hooks: Lists of functions by event; the one event is `response`.
     """
 
     __slots__ = (
         "_block",
-        "_body_length",
         "_headers",
         "_names",
         "_start",
         "_target",
         "body",
+        "body_length",
         "hooks",
         "method",
     )
@@ -365,8 +372,8 @@ class PreparedRequest:
         self._target = target
         self._headers = None if shared else headers
         self._block = headers.block() if shared else b""
-        self._names: Any = headers
-        self._body_length: int | None = None
+        self._names = headers
+        self.body_length: int | None = None
         self._start: int | None = None
 
     def __repr__(self) -> str:
@@ -443,7 +450,7 @@ class PreparedRequest:
                 )
         elif hasattr(data, "__iter__") or hasattr(data, "read"):
             self.body = data
-            self._body_length = _stream_length(data) if hasattr(data, "read") or hasattr(data, "__len__") else None
+            self.body_length = _stream_length(data) if hasattr(data, "read") or hasattr(data, "__len__") else None
             self._start = _position(data)
         else:
             raise TypeError(
@@ -455,11 +462,11 @@ class PreparedRequest:
 
     def take_body_of(self, other: PreparedRequest) -> None:
         """Send the body of `other`; the header describes it already."""
-        self.body, self._body_length, self._start = other.body, other._body_length, other._start
+        self.body, self.body_length, self._start = other.body, other.body_length, other._start
 
     def drop_body(self) -> None:
         """Send no body, and no fields that describe one."""
-        self.body = self._body_length = self._start = None
+        self.body = self.body_length = self._start = None
         for name in ("Content-Length", "Content-Type", "Transfer-Encoding"):
             self.headers.pop(name, None)
 
@@ -469,17 +476,15 @@ class PreparedRequest:
         """Request line and header (RFC 9112 §3); `absolute` for a proxy."""
         target = self._target
         block = self._block if self._headers is None else self._headers.block()
+        method = self.method.encode("ascii")
+        own_host = "host" in (self._names if self._headers is None else self._headers)._store
+        if not absolute and not own_host:
+            return b"%b%b%b\r\n" % (method, target.start, block)
         request_target = target.request_target
         if absolute:
             request_target = b"%b://%b%b" % (target.scheme.encode("ascii"), target.host_field, request_target)
-        if self.has_field("host"):
-            return b"%b %b HTTP/1.1\r\n%b\r\n" % (self.method.encode("ascii"), request_target, block)
-        return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b\r\n" % (
-            self.method.encode("ascii"),
-            request_target,
-            target.host_field,
-            block,
-        )
+        host = b"" if own_host else b"Host: %b\r\n" % target.host_field
+        return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (method, request_target, host, block)
 
     def open_body(self) -> bytes | Iterable[bytes] | None:
         """The body from its start.
@@ -501,11 +506,6 @@ class PreparedRequest:
         return _pieces(body) if hasattr(body, "read") else body
 
     @property
-    def body_length(self) -> int | None:
-        """Bytes of a streamed body; `None` if it goes chunked."""
-        return self._body_length
-
-    @property
     def is_replayable(self) -> bool:
         """The body can be sent a second time."""
         return self.body is None or isinstance(self.body, bytes) or self._start is not None
@@ -518,9 +518,9 @@ class PreparedRequest:
         elif isinstance(body, bytes):
             if not self.has_field("content-length"):
                 self.add_field("Content-Length", str(len(body)))
-        elif self._body_length is not None:
+        elif self.body_length is not None:
             if not self.has_field("content-length"):
-                self.add_field("Content-Length", str(self._body_length))
+                self.add_field("Content-Length", str(self.body_length))
         elif not self.has_field("transfer-encoding"):
             self.add_field("Transfer-Encoding", "chunked")
 
@@ -567,17 +567,13 @@ class Response:
     _encoding: str | None = ""  # "": not looked up yet
     _elapsed: float | None = None
 
-    def __init__(self) -> None:
+    def __init__(self, reply: Reply | None = None, request: PreparedRequest | None = None) -> None:
+        """`reply` is what the transport brought for `request`; without, an empty response, to be filled by hand."""
         self.history: list[Response] = []
-
-    @classmethod
-    def of(cls, reply: Reply, request: PreparedRequest) -> Response:
-        """The response to `request` that the transport brought."""
-        response = cls()
-        response._reply = reply
-        response.request = request
-        response.status_code = reply.head.status
-        return response
+        if reply is not None and request is not None:
+            self._reply = reply
+            self.request = request
+            self.status_code = reply.head.status
 
     def __repr__(self) -> str:
         return f"<Response [{self.status_code}]>"
@@ -651,7 +647,7 @@ class Response:
             if self._reply is not None:
                 target = self.request.target
                 for line in self._reply.head.set_cookie:
-                    self._cookies.store(line, target.host, target.path, target.is_secure, self._reply.received_at)
+                    self._cookies.store(line, target.host, target.path, target.is_secure, SYSTEM_CLOCK.wall())
         return self._cookies
 
     @cookies.setter
@@ -745,7 +741,9 @@ class Response:
         if self._content is None:
             if self._consumed:
                 raise StreamConsumedError("the body was streamed and is not kept; it cannot be read again")
-            self._content = self._read_all()
+            reply = self._reply
+            plain = reply is not None and not reply.head.encoded and self._raw is None
+            self._content = reply.read() if plain and reply is not None else self._decode_all()
             self._consumed = True
         return self._content
 
@@ -842,12 +840,9 @@ class Response:
         if self._reply is not None:
             self._reply.close()
 
-    def _read_all(self) -> bytes:
-        reply = self._reply
-        if reply is None:
-            return b"" if self._raw is None else self._raw.read() or b""
-        if self._raw is None and not reply.head.encoded:
-            return reply.read()
+    def _decode_all(self) -> bytes:
+        if self.raw is None:
+            return b""
         try:
             return self.raw.read(decode_content=True) or b""
         except _wire.Urllib3Error as error:

@@ -20,7 +20,7 @@ from urllib.request import getproxies, proxy_bypass
 import attrs
 
 from sessionpool import _wire
-from sessionpool._clock import SYSTEM_CLOCK, Deadline
+from sessionpool._clock import NEVER, SYSTEM_CLOCK, Deadline
 from sessionpool._codes import codes
 from sessionpool._config import Limits, Timeout
 from sessionpool._messages import (
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from sessionpool._connection import Reply, Route
 
 _METHODS: Final = frozenset({"GET", "OPTIONS", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
+_BODILESS: Final = frozenset({"GET", "HEAD"})  # those that say nothing about a body they do not have
 # A redirect's body is read so that its connection can be used again; beyond this a new one is cheaper.
 _REDIRECT_BODY: Final = 64 * 1024
 
@@ -369,10 +370,13 @@ class Session:
         caller = get_ident()
         claimed = self.owner != caller and self._claim(caller)
         try:
+            if timeout is None:
+                timeout = self.timeout
+            timeout = self._defaults.timeout if timeout is None else self._defaults.timeout.override(timeout)
             prepared = self._prepare(method, url, params, data, headers, cookies, files, auth, hooks, json)
             return self._send(
                 prepared,
-                self._timeout(timeout),
+                timeout,
                 allow_redirects=allow_redirects,
                 proxies=proxies,
                 stream=self.stream if stream is None else stream,
@@ -462,7 +466,8 @@ class Session:
         hooks: Hooks | None,
         json: Any,
     ) -> PreparedRequest:
-        method = _method(method)
+        if method not in _METHODS:
+            method = _method(method)
         target = self._target(url, params)
         own = self._headers if self._headers is not None else self._defaults.headers
         if headers:
@@ -472,8 +477,10 @@ class Session:
         own_hooks = self._hooks if self._hooks is not None else self._defaults.hooks
         if hooks or own_hooks:
             prepared.hooks = {"response": [*own_hooks.get("response", ()), *as_hooks(hooks).get("response", ())]}
-        self._add_cookies(prepared, cookies)
-        prepared.set_body(data, files, json)
+        if cookies or self._cookies:
+            self._add_cookies(prepared, cookies)
+        if data is not None or files or json is not None or method not in _BODILESS:
+            prepared.set_body(data, files, json)
         handler = as_auth(auth) if auth is not None else self._auth
         if handler is None and target.auth is not None:
             handler = HTTPBasicAuth(*target.auth)
@@ -486,17 +493,14 @@ class Session:
         if self.base_url is not None:
             url = urljoin(self.base_url, url)
         own = self._params if self._params is not None else self._defaults.params
-        if own:
-            params = {**own, **dict(params or {})} if not isinstance(params, (str, bytes)) else params
-            params = {name: value for name, value in params.items() if value is not None}
+        if own and (params is None or isinstance(params, Mapping)):
+            merged = {**own, **(params or {})}
+            params = {name: value for name, value in merged.items() if value is not None}
         if params:
             url = add_params(url, params)
         return parse_target(url.lstrip())
 
     def _add_cookies(self, prepared: PreparedRequest, extra: Any) -> None:
-        jar = self._cookies
-        if not jar and not extra:
-            return
         if prepared.has_field("cookie"):
             return  # set by hand, as in requests
         target = prepared.target
@@ -505,11 +509,6 @@ class Session:
         line = self.cookies.header(target.host, target.path, target.is_secure, now, overlay=overlay)
         if line is not None:
             prepared.add_field("Cookie", line)
-
-    def _timeout(self, asked: object) -> Timeout:
-        if asked is None:
-            asked = self.timeout
-        return self._defaults.timeout if asked is None else self._defaults.timeout.override(asked)
 
     def _route(
         self,
@@ -527,7 +526,8 @@ class Session:
             verify = defaults.environment_ca
         elif isinstance(verify, os.PathLike):
             verify = os.fspath(verify)
-        route = self._transport.route(target.scheme, target.host, target.port, proxy, verify, cert)
+        wanted = (target.scheme, target.host, target.port, proxy, verify, cert)
+        route = self._transport.routes.get(wanted) or self._transport.route(*wanted)
         if route.is_forwarding and route.proxy is not None and route.proxy.auth:
             HTTPProxyAuth(*_wire.userinfo(route.proxy.auth))(prepared)
         return route
@@ -545,7 +545,9 @@ class Session:
         verify: bool | str | ssl.SSLContext,
         cert: str | tuple[str, str] | None,
     ) -> Response:
-        deadline = Deadline.after(timeout.total, self._transport.clock.now(), "Timeout.total")
+        deadline = NEVER
+        if timeout.total is not None:
+            deadline = Deadline.after(timeout.total, self._transport.clock.now(), "Timeout.total")
         history: list[Response] = []
         while True:
             route = self._route(prepared, proxies, verify, cert)
@@ -580,12 +582,12 @@ class Session:
         started = transport.clock.now()
         try:
             reply = transport.send(prepared, route, timeout, deadline)
-            response = Response.of(reply, prepared)
+            response = Response(reply, prepared)
             if reply.head.set_cookie:
                 target = prepared.target
                 jar = self.cookies
                 for line in reply.head.set_cookie:
-                    jar.store(line, target.host, target.path, target.is_secure, reply.received_at)
+                    jar.store(line, target.host, target.path, target.is_secure, transport.clock.wall())
             if not stream:
                 response.content  # noqa: B018 - reads it
             elif not reply.closed:
@@ -651,13 +653,12 @@ class Session:
             # RFC 9110 §15.4: what the user meant for one origin is not another's to see.
             for name in SECRET_FIELDS:
                 following.headers.pop(name, None)
-        self._add_cookies(following, None)
+        if self._cookies:
+            self._add_cookies(following, None)
         return following
 
 
 def _method(method: str | bytes) -> str:
-    if method in _METHODS:
-        return method
     method = method.decode("ascii") if isinstance(method, bytes) else str(method)
     _wire.check_token(method, "a method")
     return method.upper()

@@ -16,7 +16,7 @@ import random
 import ssl
 from collections.abc import Hashable, Iterable
 from threading import get_ident
-from typing import Protocol
+from typing import Any, Protocol
 
 from sessionpool._clock import Clock, Deadline
 from sessionpool._config import Limits, Timeout
@@ -34,11 +34,11 @@ class Payload(Protocol):
     """A request as the transport sees it: bytes to send, and whether they can be sent again."""
 
     method: str
+    body: Any
+    body_length: int | None
 
     def head(self, *, absolute: bool) -> bytes: ...
     def open_body(self) -> bytes | Iterable[bytes] | None: ...
-    @property
-    def body_length(self) -> int | None: ...
     @property
     def is_replayable(self) -> bool: ...
 
@@ -48,6 +48,7 @@ class Transport:
 
     Attributes:
         gate: Grants the permits.
+        routes: Those made so far, by the arguments of `route`.
         watch: Told what happens.
     """
 
@@ -57,7 +58,7 @@ class Transport:
         self.clock = clock
         self.watch = Watch(observer)
         self._connector = Connector(clock)
-        self._routes: dict[object, Route] = {}
+        self.routes: dict[object, Route] = {}
         ledger: Ledger[Connection] = Ledger(
             self._limit_for, limits.total, max_waiting=limits.waiting, max_idle=limits.idle
         )
@@ -72,17 +73,15 @@ class Transport:
         verify: bool | str | ssl.SSLContext,
         cert: str | tuple[str, str] | None,
     ) -> Route:
-        """The route to an origin under these settings; the same object for the same arguments, mostly.
+        """The route to an origin under these settings; kept in `routes`.
 
         Raises:
             InvalidProxyURL: The proxy's URL has no host, or its scheme is neither http nor https.
         """
+        if len(self.routes) >= 4096:  # a crawler's hosts are many; a route is soon made again
+            self.routes.clear()
         wanted = (scheme, host, port, proxy, verify, cert)
-        route = self._routes.get(wanted)
-        if route is None:
-            if len(self._routes) >= 4096:  # a crawler's hosts are many; a route is soon made again
-                self._routes.clear()
-            route = self._routes[wanted] = _make_route(*wanted)
+        route = self.routes[wanted] = _make_route(*wanted)
         return route
 
     def send(self, payload: Payload, route: Route, timeout: Timeout, deadline: Deadline) -> Reply:
@@ -105,7 +104,7 @@ class Transport:
             connection, reused = self._connection(permit, route, timeout, deadline)
             while True:
                 head_bytes = payload.head(absolute=route.is_forwarding)
-                body = payload.open_body()
+                body = payload.body if payload.body is None else payload.open_body()
                 try:
                     connection.send(head_bytes, body, payload.body_length, timeout.read, deadline)
                     head = connection.read_head(payload.method)
@@ -123,7 +122,6 @@ class Transport:
                 self,
                 elapsed=now() - started,
                 sent=len(head_bytes) + (len(body) if isinstance(body, bytes) else 0),
-                received_at=self.clock.wall(),
             )
         except BaseException:
             if permit.item is not None:
