@@ -236,8 +236,8 @@ class Connection:
         """
         data = self._receive(RECEIVE)
         for _ in range(MAX_INFORMATIONAL):
-            end, begin = find_head_end(data)
-            while end < 0:
+            begin = find_head_end(data)
+            while begin < 0:
                 if not data:
                     raise self._broken("closed the connection without answering")
                 self.answered = True
@@ -249,9 +249,9 @@ class Connection:
                 if not more:
                     raise self._broken(f"closed the connection in the middle of the header, after {len(data)} bytes")
                 data += more
-                end, begin = find_head_end(data)
+                begin = find_head_end(data)
             self.answered = True
-            head = _wire.parse_head(data[:end], method, self.host)
+            head = _wire.parse_head(data[:begin], method, self.host)
             if head.status >= 200:
                 self._buffer, self._at = data, begin
                 return head
@@ -462,13 +462,13 @@ class Reply:
                         raise ChunkedEncodingError(
                             f"{self._connection.host} sent a chunk longer than its size (RFC 9112 §7.1)"
                         )
-            return piece
         except ConnectionBroken as error:
             self._end(complete=False)
             raise self._incomplete(str(error)) from error
         except BaseException:
             self._end(complete=False)
             raise
+        return piece
 
     def close(self) -> None:
         """Give the connection back now; one with unread bytes is closed, since they would be the next answer."""

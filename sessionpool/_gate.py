@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Generic
 
 from sessionpool._clock import Clock, Deadline
-from sessionpool._ledger import LEASED, NOTHING, WAITING, Actions, Ledger, Permit, PoolStats, QueueFullError, T
+from sessionpool._ledger import LEASED, NOTHING, Actions, Ledger, Permit, PoolStats, QueueFullError, T
 from sessionpool.exceptions import PoolClosed, PoolQueueFull, PoolTimeout
 
 
@@ -83,13 +83,9 @@ class Gate(Generic[T]):
     def release(self, permit: Permit[T], item: T | None = None) -> None:
         """Give a permit back from whatever state it is in, with its item if that can be used again."""
         with self._lock:
-            kept = None if self._closed else item
-            if permit.state is WAITING:
-                self._ledger.withdraw(permit)
-                actions: Actions[T] = NOTHING
-            else:
-                actions = self._ledger.release(permit, kept, self._clock.now())
-        if item is not None and kept is None:
+            closed = self._closed
+            actions: Actions[T] = self._ledger.release(permit, None if closed else item, self._clock.now())
+        if closed and item is not None:
             self._close(item, "shutdown")
         if actions is not NOTHING:
             self._act(actions)

@@ -11,7 +11,7 @@ decides; `Gate` asks it under one lock and does what it said after the lock is f
 What holds after every call (`tests/test_ledger.py` checks this list against a model):
 
 1.  Per key, leased + idle <= limit; over all keys, leased + idle <= total. A leased permit counts from the moment it is
-    granted, whether or not its item is open yet. (A limit lowered at run time is met as items come back.)
+    granted, whether or not its item is open yet.
 2.  No one waits in vain: if a key has a waiter, none of its items is idle, and either all that its limit allows are
     leased, or all that the total allows are leased.
 3.  Waiters of one key are served in the order they came. Keys that wait for the total are served in turn.
@@ -207,33 +207,29 @@ class Ledger(Generic[T]):
         return False
 
     def release(self, permit: Permit[T], item: T | None, now: float) -> Actions[T]:
-        """Take a leased permit back, with its item if that can be used again.
+        """Take a permit back from whatever state it is in, with its item if that can be used again.
 
         Returning one twice is harmless; an item that comes with it is closed.
         """
         if permit.state is not LEASED:
+            self.withdraw(permit)
             return Actions(close=(item,)) if item is not None else NOTHING
         permit.state = RETURNED
         permit.item = None
         host = self._hosts[permit.key]
         del host.leased[permit]
-        surplus: Sequence[T] = ()
         if item is None:
             self.open -= 1
-        elif self.open > self.total or len(host.leased) + len(host.idle) >= host.limit:
-            self.open -= 1
-            surplus = (item,)
+            if not host.leased:
+                self._forget_if_empty(host)
         else:
             host.idle.append(item)
             self._idle[item] = (host, now)
         if host.waiters:
             self._turns[host] = None
-        wake = self._serve(now) if self._turns else ()
-        if now >= self._look_at:
-            surplus = [*surplus, *self._expire(now)]
-        if not host.leased:
-            self._forget_if_empty(host)
-        return Actions(wake, surplus) if wake or surplus else NOTHING
+        if not self._turns and now < self._look_at:
+            return NOTHING
+        return Actions(self._serve(now), self._expire(now) if now >= self._look_at else ())
 
     def note_opened(self, *, unusable: bool) -> None:
         """An item was opened for a leased permit; `unusable`: because the one that came with it could not be used."""
@@ -309,14 +305,14 @@ class Ledger(Generic[T]):
     def _grant(self, host: _Host[T], permit: Permit[T], now: float) -> bool:
         """Lease `permit` if there is an item for it or room for one, made by closing an idle one where need be."""
         idle = host.idle
-        for index in range(len(idle) - 1, -1, -1):
-            item = idle[index]
-            if item.identity == permit.identity:
-                del idle[index]
-                del self._idle[item]
-                permit.item = item
-                self.reused += 1
-                break
+        # Nearly always the newest fits: the items of a key rarely differ.
+        index = len(idle) - 1
+        while index >= 0 and idle[index].identity != permit.identity:
+            index -= 1
+        if index >= 0:
+            permit.item = item = idle.pop(index)
+            del self._idle[item]
+            self.reused += 1
         else:
             if len(host.leased) + len(idle) >= host.limit:
                 if not idle:

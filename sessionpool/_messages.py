@@ -741,10 +741,14 @@ class Response:
         if self._content is None:
             if self._consumed:
                 raise StreamConsumedError("the body was streamed and is not kept; it cannot be read again")
+            self._consumed = (
+                True  # also when reading fails: what came is no body, and no second try may take it for one
+            )
             reply = self._reply
-            plain = reply is not None and not reply.head.encoded and self._raw is None
-            self._content = reply.read() if plain and reply is not None else self._decode_all()
-            self._consumed = True
+            if reply is None or reply.head.encoded or self._raw is not None:
+                self._content = self._decode_all()
+            else:
+                self._content = reply.read()
         return self._content
 
     @property

@@ -377,11 +377,11 @@ class Session:
             return self._send(
                 prepared,
                 timeout,
-                allow_redirects=allow_redirects,
-                proxies=proxies,
-                stream=self.stream if stream is None else stream,
-                verify=self.verify if verify is None else verify,
-                cert=self.cert if cert is None else cert,
+                allow_redirects,
+                proxies,
+                self.stream if stream is None else stream,
+                self.verify if verify is None else verify,
+                self.cert if cert is None else cert,
             )
         finally:
             if claimed:
@@ -489,7 +489,8 @@ class Session:
         return prepared
 
     def _target(self, url: str | bytes, params: Any) -> Target:
-        url = url.decode("utf-8") if isinstance(url, bytes) else str(url)
+        if not isinstance(url, str):
+            url = url.decode("utf-8") if isinstance(url, bytes) else str(url)
         if self.base_url is not None:
             url = urljoin(self.base_url, url)
         own = self._params if self._params is not None else self._defaults.params
@@ -538,10 +539,9 @@ class Session:
         self,
         prepared: PreparedRequest,
         timeout: Timeout,
-        *,
         allow_redirects: bool,
-        stream: bool,
         proxies: Mapping[str, str] | None,
+        stream: bool,
         verify: bool | str | ssl.SSLContext,
         cert: str | tuple[str, str] | None,
     ) -> Response:
@@ -551,7 +551,7 @@ class Session:
         history: list[Response] = []
         while True:
             route = self._route(prepared, proxies, verify, cert)
-            response = self._exchange(prepared, route, timeout, deadline, stream=stream)
+            response = self._exchange(prepared, route, timeout, deadline, stream)
             if response.status_code not in REDIRECTS or not response.is_redirect:
                 break
             following = self._follow(prepared, response)
@@ -574,7 +574,7 @@ class Session:
         return response
 
     def _exchange(
-        self, prepared: PreparedRequest, route: Route, timeout: Timeout, deadline: Deadline, *, stream: bool
+        self, prepared: PreparedRequest, route: Route, timeout: Timeout, deadline: Deadline, stream: bool
     ) -> Response:
         """One request, one response; with its cookies kept and its hooks called."""
         transport = self._transport
