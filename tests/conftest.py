@@ -1,0 +1,55 @@
+"""Fixtures for all tests; helpers to import are in `tests/helpers.py`."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from sessionpool.testing import FakeClock
+from tests.helpers import eventually
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    """Fail a test that leaves threads behind that it started.
+
+    Fixtures of a wider scope are set up before this one, so their threads may stay.
+    """
+    before = set(threading.enumerate())
+    yield
+
+    def left() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if thread not in before]
+
+    if left():
+        gc.collect()  # executors end their threads when they are collected; a traceback may hold one in a cycle
+        try:
+            eventually(lambda: not left(), within=5.0)
+        except AssertionError:
+            pytest.fail(f"threads left behind: {', '.join(map(repr, left()))}", pytrace=False)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """A clock that stands still until told to move."""
+    return FakeClock()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--no-skips",
+        action="store_true",
+        help="fail when a test was skipped: for machines that have, or should have, all that tests need",
+    )
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if not session.config.getoption("--no-skips") or reporter is None or not reporter.stats.get("skipped"):
+        return
+    reporter.write_line(f"--no-skips: {len(reporter.stats['skipped'])} skipped, and none may be", red=True)
+    if session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
