@@ -500,7 +500,7 @@ def _make_observer() -> Any:
         """One thread's counts, so that no two threads ever add to the same number."""
 
         def __init__(self) -> None:
-            self.events = dict.fromkeys(("waited", "connected", "reused", "closed", "failed"), 0)
+            self.events = dict.fromkeys(("waited", "connected", "closed", "failed"), 0)
             self.buckets: dict[tuple[str, int], list[int]] = {}
             self.waiting = self.answering = 0.0
             self.size = 0
@@ -515,9 +515,6 @@ def _make_observer() -> Any:
 
         def connected(self, *_: object) -> None:
             cells.events["connected"] += 1
-
-        def reused(self, *_: object) -> None:
-            cells.events["reused"] += 1
 
         def closed(self, *_: object) -> None:
             cells.events["closed"] += 1

@@ -248,8 +248,9 @@ class Connection:
                 more = self._receive(RECEIVE)
                 if not more:
                     raise self._broken(f"closed the connection in the middle of the header, after {len(data)} bytes")
+                seen = len(data)
                 data += more
-                begin = find_head_end(data)
+                begin = find_head_end(data, max(seen - 2, 0))
             self.answered = True
             head = _wire.parse_head(data[:begin], method, self.host)
             if head.status >= 200:

@@ -184,6 +184,7 @@ class Target:
         path: The path, "/" at least, without the query.
         request_target: Path and query as sent (RFC 9112 §3.2.1).
         host_field: The value of `Host` (RFC 9110 §7.2).
+        origin: Scheme, host and port (RFC 9110 §4.3.1).
         start: The request's first two lines, from behind the method on: target, version, `Host`.
         auth: User and password from the URL, or `None`.
         is_secure: https.
@@ -196,14 +197,10 @@ class Target:
     path: str
     request_target: bytes
     host_field: bytes
+    origin: tuple[str, str, int]
     start: bytes
     auth: tuple[str, str] | None
     is_secure: bool
-
-    @property
-    def origin(self) -> tuple[str, str, int]:
-        """Scheme, host and port (RFC 9110 §4.3.1)."""
-        return self.scheme, self.host, self.port
 
 
 @functools.lru_cache(maxsize=8192)  # parsing costs 10 µs, a hit 0.1; jobs ask for few URLs often, or for each once
@@ -233,14 +230,17 @@ def parse_target(url: str) -> Target:
     default_port = 443 if parts.scheme == "https" else 80
     request_target = (path + query).encode("ascii")
     host_field = (parts.host if parts.port == default_port else authority).encode("ascii")
+    host = parts.host.strip("[]")
+    port = default_port if parts.port is None else parts.port
     return Target(
         url=f"{parts.scheme}://{userinfo}{authority}{path}{query}{fragment}",
         scheme=parts.scheme,
-        host=parts.host.strip("[]"),
-        port=default_port if parts.port is None else parts.port,
+        host=host,
+        port=port,
         path=path,
         request_target=request_target,
         host_field=host_field,
+        origin=(parts.scheme, host, port),
         start=b" %b HTTP/1.1\r\nHost: %b\r\n" % (request_target, host_field),
         auth=None if parts.auth is None else _wire.userinfo(parts.auth),
         is_secure=parts.scheme == "https",
@@ -548,7 +548,6 @@ class Response:
 
     Attributes:
         status_code: The status, e.g. 404.
-        history: The redirects that led here, oldest first.
         request: The `PreparedRequest` that this answers.
     """
 
@@ -566,10 +565,10 @@ class Response:
     _cookies: CookieJar | None = None
     _encoding: str | None = ""  # "": not looked up yet
     _elapsed: float | None = None
+    _history: list[Response] | None = None
 
     def __init__(self, reply: Reply | None = None, request: PreparedRequest | None = None) -> None:
         """`reply` is what the transport brought for `request`; without, an empty response, to be filled by hand."""
-        self.history: list[Response] = []
         if reply is not None and request is not None:
             self._reply = reply
             self.request = request
@@ -638,6 +637,17 @@ class Response:
     @headers.setter
     def headers(self, headers: CaseInsensitiveDict) -> None:
         self._headers = headers
+
+    @property
+    def history(self) -> list[Response]:
+        """The redirects that led here, oldest first."""
+        if self._history is None:
+            self._history = []
+        return self._history
+
+    @history.setter
+    def history(self, history: list[Response]) -> None:
+        self._history = history
 
     @property
     def cookies(self) -> CookieJar:

@@ -18,13 +18,10 @@ class Observer:
     """
 
     def waited(self, host: str, seconds: float) -> None:
-        """A permit to use a connection was granted; 0.0 when nobody had to be waited for."""
+        """A permit was granted after this long; an idle connection is used again unless `connected` follows."""
 
     def connected(self, host: str, seconds: float) -> None:
         """A connection was opened, TLS included."""
-
-    def reused(self, host: str) -> None:
-        """An idle connection was taken."""
 
     def closed(self, host: str, reason: str) -> None:
         """A connection was closed: stale, expired, broken, evicted, finished, abandoned or shutdown."""
@@ -44,18 +41,17 @@ class Watch:
     """An observer's methods, bound once and guarded, so that its failures stay its own. Thread-safe.
 
     Attributes:
-        waited, connected, reused, closed, responded, failed: The observer's; `None` for those it does not override, for
+        waited, connected, closed, responded, failed: The observer's; `None` for those it does not override, for
             all without an observer, and for all once one has raised: whoever has something to tell asks first, because
             not to call costs least.
     """
 
-    __slots__ = ("_observer", "closed", "connected", "failed", "responded", "reused", "waited")
+    __slots__ = ("_observer", "closed", "connected", "failed", "responded", "waited")
 
     def __init__(self, observer: Observer | None) -> None:
         self._observer = observer
         self.waited = self._bind("waited")
         self.connected = self._bind("connected")
-        self.reused = self._bind("reused")
         self.closed = self._bind("closed")
         self.responded = self._bind("responded")
         self.failed = self._bind("failed")
@@ -70,7 +66,7 @@ class Watch:
                 method(*args)
             except Exception:  # noqa: BLE001 - whatever a user's code may raise
                 # Dropped, so that a broken observer costs one log line and not one per request.
-                self.waited = self.connected = self.reused = self.closed = self.responded = self.failed = None
+                self.waited = self.connected = self.closed = self.responded = self.failed = None
                 _log.exception("observer %r raised in %s() and is dropped", self._observer, event)
 
         return tell

@@ -527,7 +527,7 @@ class Session:
             verify = defaults.environment_ca
         elif isinstance(verify, os.PathLike):
             verify = os.fspath(verify)
-        wanted = (target.scheme, target.host, target.port, proxy, verify, cert)
+        wanted = (target.origin, proxy, verify, cert)
         route = self._transport.routes.get(wanted) or self._transport.route(*wanted)
         if route.is_forwarding and route.proxy is not None and route.proxy.auth:
             HTTPProxyAuth(*_wire.userinfo(route.proxy.auth))(prepared)
@@ -552,12 +552,14 @@ class Session:
         while True:
             route = self._route(prepared, proxies, verify, cert)
             response = self._exchange(prepared, route, timeout, deadline, stream)
+            if history:
+                response.history = history[:]
             if response.status_code not in REDIRECTS or not response.is_redirect:
-                break
+                return response
             following = self._follow(prepared, response)
             if not allow_redirects:
                 response.next = following
-                break
+                return response
             if len(history) >= self.max_redirects:
                 response.close()
                 raise TooManyRedirects(
@@ -567,11 +569,8 @@ class Session:
                     response=response,
                 )
             _finish_redirect(response)
-            response.history = history[:]
             history.append(response)
             prepared = following
-        response.history = history
-        return response
 
     def _exchange(
         self, prepared: PreparedRequest, route: Route, timeout: Timeout, deadline: Deadline, stream: bool
@@ -579,7 +578,7 @@ class Session:
         """One request, one response; with its cookies kept and its hooks called."""
         transport = self._transport
         watch = transport.watch
-        started = transport.clock.now()
+        started = transport.clock.now() if watch.failed or watch.responded else 0.0
         try:
             reply = transport.send(prepared, route, timeout, deadline)
             response = Response(reply, prepared)

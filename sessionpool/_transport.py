@@ -66,9 +66,7 @@ class Transport:
 
     def route(
         self,
-        scheme: str,
-        host: str,
-        port: int,
+        origin: tuple[str, str, int],
         proxy: str | None,
         verify: bool | str | ssl.SSLContext,
         cert: str | tuple[str, str] | None,
@@ -80,7 +78,7 @@ class Transport:
         """
         if len(self.routes) >= 4096:  # a crawler's hosts are many; a route is soon made again
             self.routes.clear()
-        wanted = (scheme, host, port, proxy, verify, cert)
+        wanted = (origin, proxy, verify, cert)
         route = self.routes[wanted] = _make_route(*wanted)
         return route
 
@@ -174,8 +172,6 @@ class Transport:
         if unusable:
             self.close_connection(connection, unusable)
             return self._open(permit, route, timeout, deadline), False
-        if self.watch.reused is not None:
-            self.watch.reused(route.key)
         return connection, True
 
     def _open(self, permit: Permit[Connection], route: Route, timeout: Timeout, deadline: Deadline) -> Connection:
@@ -213,13 +209,12 @@ def origin_key(scheme: str, host: str, port: int) -> str:
 
 
 def _make_route(
-    scheme: str,
-    host: str,
-    port: int,
+    origin: tuple[str, str, int],
     proxy: str | None,
     verify: bool | str | ssl.SSLContext,
     cert: str | tuple[str, str] | None,
 ) -> Route:
+    scheme, host, port = origin
     key = origin_key(scheme, host, port)
     if proxy is None:
         identity = (verify, cert) if scheme == "https" else ()

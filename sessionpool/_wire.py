@@ -100,13 +100,13 @@ class Head:
         return split_fields(self.raw)
 
 
-def find_head_end(data: bytes) -> int:
-    """Where the body begins, behind the head's empty line; -1 if that has not come.
+def find_head_end(data: bytes, start: int = 0) -> int:
+    """Where the body begins, behind the head's empty line; -1 if that has not come, looking from `start` on.
 
     RFC 9112 §2.2: a recipient may recognise a single LF as a line terminator and ignore any preceding CR.
     """
-    crlf = data.find(b"\n\r\n")
-    bare = data.find(b"\n\n", 0, crlf if crlf >= 0 else len(data))
+    crlf = data.find(b"\n\r\n", start)
+    bare = data.find(b"\n\n", start, crlf if crlf >= 0 else len(data))
     if bare >= 0:
         return bare + 2
     return crlf + 3 if crlf >= 0 else -1
@@ -145,17 +145,18 @@ def parse_head(data: bytes, method: str, host: str) -> Head:
 
     lengths: list[str] = []
     codings: list[str] = []
-    options: list[str] = []
+    options = ""
     location: str | None = None
     cookies: Sequence[str] = ()
     encoded = False
     idle_limit: int | None = None
     for name, found in _STEERING.findall(raw.lower()):
+        if name == "connection":
+            options = f"{options},{found}" if options else found
+            continue
         value = found.rstrip(" \t")
         if name == "content-length":
             lengths.append(value)
-        elif name == "connection":
-            options.extend(_members(value))
         elif name == "transfer-encoding":
             codings.extend(_members(value))
         elif name == "content-encoding":
@@ -168,7 +169,10 @@ def parse_head(data: bytes, method: str, host: str) -> Head:
         else:
             location = location or _values(raw, _LOCATION)[0]
 
-    reusable = "close" not in options if version == 11 else "keep-alive" in options
+    if version == 11:
+        reusable = "close" not in options or "close" not in _members(options)
+    else:
+        reusable = "keep-alive" in _members(options)
     length: int | None = None
     if lengths:
         plain = len(lengths) == 1 and lengths[0].isdecimal() and len(lengths[0]) <= MAX_DIGITS
