@@ -1,6 +1,6 @@
 """Servers for tests, on loopback, made of the standard library: one that echoes, and one that only counts.
 
-`EchoServer` says back what it was asked, keeps what it has seen, and gives the answers that a test hands it. Each of its
+`EchoServer` says back what it was asked, keeps what it has seen, and gives the answers a test hands it. Each of its
 connections has a thread, so that an answer may wait for the test. `CountingServer` knows how many connections were open
 at once over several addresses, exactly: it has a single thread, which reads the ends that have come before it accepts.
 """
