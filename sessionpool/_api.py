@@ -10,12 +10,29 @@ if TYPE_CHECKING:
     from sessionpool._messages import Response
 
 
+class _Closing:
+    """Closes a session when its one response has been read."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def release(self) -> None:
+        """The body has ended."""
+        self._session.close()
+
+    def abandon(self) -> None:
+        """The response was dropped unread; its connection, the session's only one, has been closed."""
+
+
 def request(method: str, url: str, **kwargs: Any) -> Response:
     """Send one request on a session of its own; see `Session.request`. For more than one, use a session or a pool."""
     session = Session()
-    response = session.request(method, url, **kwargs)
-    if not kwargs.get("stream"):
+    try:
+        response = session.request(method, url, **kwargs)
+    except BaseException:
         session.close()
+        raise
+    response.hold(_Closing(session))
     return response
 
 

@@ -217,7 +217,7 @@ class Session:
         self._hooks: dict[str, list[Any]] | None = None
         self._cookies = None if defaults.cookies is None else defaults.cookies.copy()
         self._streams: weakref.WeakSet[Reply] | None = None
-        self._claims: dict[str, int] | None = None
+        self._claims: dict[str, tuple[int]] = {}
 
     def __enter__(self) -> Session:
         return self
@@ -385,7 +385,7 @@ class Session:
             )
         finally:
             if claimed:
-                self._claims = None
+                self._claims.clear()
 
     def fork(self) -> Session:
         """A session of no lease, over the same connections, that starts with copies of this one's state.
@@ -443,15 +443,14 @@ class Session:
                 "this session is leased by another thread; lease one here with pool.lease(), or call "
                 "lease.transfer() in the thread that takes it over"
             )
-        if self._claims is None:
-            self._claims = {}
-        holder = self._claims.setdefault("caller", caller)  # atomic, with and without a GIL
-        if holder != caller:
+        claim = (caller,)
+        holder = self._claims.setdefault("caller", claim)  # atomic, with and without a GIL
+        if holder != claim:
             raise WrongThreadError(
                 "this session is in the middle of a call by another thread; give each thread its own, "
                 "with SessionPool.lease() or session.fork()"
             )
-        return True
+        return holder is claim  # else an outer call of this thread, a hook's caller, holds it and gives it up
 
     def _prepare(
         self,

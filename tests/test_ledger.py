@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -58,6 +59,11 @@ def rested(ledger: Ledger[Thing], thing: Thing, key: str = "a", now: float = 0.0
     permit.item = thing
     ledger.release(permit, thing, now)
     return thing
+
+
+def back(ledger: Ledger[Thing], permit: Permit[Thing], thing: Thing | None, now: float = 0.0) -> Sequence[Thing]:
+    """Release; what is to be closed."""
+    return ledger.release(permit, thing, now).close
 
 
 # --- the bound: invariant 1 ---
@@ -118,23 +124,6 @@ def test_idle_items_count_against_the_limit() -> None:
     assert ledger.open == 2
 
 
-def test_a_lowered_total_is_met_as_items_come_back() -> None:
-    """Items that come back while more than the total are open are closed instead of kept."""
-    ledger = books(per_key=3, total=3)
-    permits = [asked(ledger) for _ in range(3)]
-    things = [Thing(name=str(number)) for number in range(3)]
-    ledger.total = 1
-    closed = [thing for permit, thing in zip(permits, things, strict=True) for thing in back(ledger, permit, thing)]
-
-    assert closed == things[:2]
-    assert (ledger.open, ledger.stats().idle) == (1, 1)
-
-
-def back(ledger: Ledger[Thing], permit: Permit[Thing], thing: Thing | None, now: float = 0.0) -> Sequence[Thing]:
-    """Release; what is to be closed."""
-    return ledger.release(permit, thing, now).close
-
-
 # --- who is next: invariants 2 and 3 ---
 
 
@@ -144,7 +133,7 @@ def test_waiters_of_a_key_are_served_in_order(with_item: bool) -> None:
     ledger = books(per_key=1)
     queue = [asked(ledger) for _ in range(50)]
     served = []
-    for held, following in zip(queue, queue[1:], strict=False):
+    for held, following in itertools.pairwise(queue):
         (woken,) = ledger.release(held, Thing() if with_item else None, 0.0).wake
         served.append(woken)
         assert woken is following
@@ -171,7 +160,7 @@ def test_a_hand_over_passes_the_item_on() -> None:
     held, waiter, thing = asked(ledger), asked(ledger), Thing()
     actions = ledger.release(held, thing, 5.0)
 
-    assert actions == Actions(wake=[waiter])
+    assert (list(actions.wake), list(actions.close)) == ([waiter], [])
     assert waiter.item is thing
     assert (waiter.since, ledger.reused, held.item) == (5.0, 1, None)
 
@@ -303,6 +292,18 @@ def test_the_coldest_of_its_own_makes_room_under_the_limit() -> None:
     assert asked(ledger, identity="tls").evicted is older
 
 
+def test_a_key_may_close_its_own_item_for_the_total() -> None:
+    """A key whose only item is closed for a request of another identity is not forgotten while that is granted."""
+    ledger = books(per_key=2, total=1)
+    thing = rested(ledger, Thing())
+    permit = asked(ledger, identity="tls")
+    assert permit.evicted is thing
+    assert ledger.holders("a") == [permit]
+    ledger.release(permit, None, 0.0)
+
+    assert (ledger.open, ledger.stats().hosts) == (0, {})
+
+
 def test_returning_twice_is_harmless() -> None:
     """A second return changes no count, and the item that comes with it is closed, because it is nobody's."""
     ledger = books()
@@ -315,14 +316,14 @@ def test_returning_twice_is_harmless() -> None:
     assert ledger.stats() == before
 
 
-def test_a_waiting_permit_is_not_returned_but_withdrawn() -> None:
-    """Releasing what is still in the queue takes nothing from anybody."""
+def test_returning_what_still_waits_is_leaving_the_queue() -> None:
+    """A waiter whose wait was broken off takes nothing from anybody, and is not served later."""
     ledger = books(per_key=1)
-    asked(ledger)
-    waiter = asked(ledger)
+    held, waiter, behind = asked(ledger), asked(ledger), asked(ledger)
 
     assert ledger.release(waiter, None, 0.0) is NOTHING
-    assert (waiter.state, ledger.waiting) == (WAITING, 1)
+    assert (waiter.state, ledger.waiting) == (RETURNED, 1)
+    assert list(ledger.release(held, None, 0.0).wake) == [behind]
 
 
 # --- leaving the queue ---
@@ -589,6 +590,7 @@ class LedgerMachine(RuleBasedStateMachine):
             with pytest.raises(QueueFullError):
                 self.ledger.request(permit, self.now)
             assert permit.state is NEW
+            assert self.ledger.release(permit, None, self.now) is NOTHING
             return
         granted = self.ledger.request(permit, self.now)
         assert granted == (expected is not None)
@@ -658,10 +660,13 @@ class LedgerMachine(RuleBasedStateMachine):
         assert actions == (NOTHING if stranger is None else Actions(close=(stranger,)))
 
     @precondition(lambda self: self.waiting)
-    @rule(data=st.data())
-    def withdraw(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), by_release=st.booleans())
+    def withdraw(self, data: st.DataObject, by_release: bool) -> None:
         permit = data.draw(st.sampled_from([permit for queue in self.queues.values() for permit in queue]))
-        assert self.ledger.withdraw(permit)
+        if by_release:
+            assert self.ledger.release(permit, None, self.now) is NOTHING
+        else:
+            assert self.ledger.withdraw(permit)
         assert permit.state is RETURNED
         self.queues[str(permit.key)].remove(permit)
         self.returned.append(permit)
