@@ -496,44 +496,54 @@ def _make_observer() -> Any:
 
     bounds = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 
-    class Cells(threading.local):
+    class Cell:
         """One thread's counts, so that no two threads ever add to the same number."""
 
+        __slots__ = ("answering", "buckets", "closed", "connected", "failed", "received", "sent", "waited", "waiting")
+
         def __init__(self) -> None:
-            self.events = dict.fromkeys(("waited", "connected", "closed", "failed"), 0)
-            self.buckets: dict[tuple[str, int], list[int]] = {}
+            self.waited = self.connected = self.closed = self.failed = self.sent = self.received = 0
             self.waiting = self.answering = 0.0
-            self.size = 0
-            histograms.append(self.buckets)
+            self.buckets: dict[tuple[str, int], list[int]] = {}
+
+    class Cells(threading.local):
+        """Makes each thread its cell."""
+
+        def __init__(self) -> None:
+            self.cell = Cell()
+            cells.append(self.cell)
 
     class Counting(Observer):
-        """Counts what it is told, in the cells of the thread that tells."""
+        """Counts what it is told, in the cell of the thread that tells."""
 
         def waited(self, _host: str, seconds: float) -> None:
-            cells.events["waited"] += 1
-            cells.waiting += seconds
+            cell = local.cell
+            cell.waited += 1
+            cell.waiting += seconds
 
         def connected(self, *_: object) -> None:
-            cells.events["connected"] += 1
+            local.cell.connected += 1
 
         def closed(self, *_: object) -> None:
-            cells.events["closed"] += 1
+            local.cell.closed += 1
 
         def failed(self, *_: object) -> None:
-            cells.events["failed"] += 1
+            local.cell.failed += 1
 
-        def responded(self, method: str, _host: str, status: int, seconds: float, *sizes: int) -> None:
-            if (buckets := cells.buckets.get((method, status))) is None:
-                buckets = cells.buckets[method, status] = [0] * (len(bounds) + 1)
+        def responded(self, method: str, _host: str, status: int, seconds: float, sent: int, received: int) -> None:
+            cell = local.cell
+            if (buckets := cell.buckets.get((method, status))) is None:
+                buckets = cell.buckets[method, status] = [0] * (len(bounds) + 1)
             buckets[bisect.bisect_left(bounds, seconds)] += 1
-            cells.answering += seconds
-            cells.size += sum(sizes)
+            cell.answering += seconds
+            cell.sent += sent
+            cell.received += received
 
         def responses(self) -> int:
-            return sum(sum(buckets) for cell in histograms for buckets in cell.values())
+            return sum(sum(buckets) for cell in cells for buckets in cell.buckets.values())
 
-    histograms: list[dict[tuple[str, int], list[int]]] = []
-    cells = Cells()
+    cells: list[Cell] = []
+    local = Cells()
     return Counting()
 
 

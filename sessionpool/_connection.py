@@ -87,6 +87,10 @@ class Route:
         object.__setattr__(self, "is_forwarding", self.proxy is not None and self.scheme == "http")
 
 
+class _UnwritableError(Exception):
+    """The socket takes no more."""
+
+
 class Connection:
     """An open socket with what has been read from it and not used. Confined to the holder of its permit.
 
@@ -95,6 +99,7 @@ class Connection:
         host: The route's key, for errors.
         uses: Requests sent so far.
         answered: A byte of the current response has come.
+        unsent: Not a byte of the current request has left.
     """
 
     __slots__ = (
@@ -104,7 +109,7 @@ class Connection:
         "_deadline",
         "_expires",
         "_idle_limit",
-        "_idle_since",
+        "_idle_until",
         "_max_uses",
         "_read_timeout",
         "_readable",
@@ -116,6 +121,7 @@ class Connection:
         "answered",
         "host",
         "identity",
+        "unsent",
         "uses",
     )
 
@@ -133,6 +139,7 @@ class Connection:
         self.host = route.key
         self.uses = 0
         self.answered = False
+        self.unsent = False
         self._clock = clock
         self._urllib3 = connected
         self._socket: socket.socket = connected.sock
@@ -145,7 +152,7 @@ class Connection:
         self._expires = expires
         self._max_uses = max_uses
         self._idle_limit = idle_limit
-        self._idle_since = 0.0
+        self._idle_until = 0.0
         self._send_error: OSError | None = None
         self._shutdown_reason = ""
 
@@ -156,7 +163,7 @@ class Connection:
 
         Readable while idle means stale: the server has closed it, or sends what nobody asked for.
         """
-        if now >= self._expires or now >= self._idle_since + self._idle_limit or self.uses == self._max_uses:
+        if now >= self._expires or now >= self._idle_until or self.uses == self._max_uses:
             return "expired"
         return "stale" if self._readable() else ""
 
@@ -165,9 +172,9 @@ class Connection:
         # Bytes beyond the body are nobody's answer: RFC 9112 §9.2 forbids to take them for the next one.
         if not head.reusable or self._at < len(self._buffer) or self._send_error is not None or self._shutdown_reason:
             return False
-        self._idle_since = now
         if head.idle_limit is not None:
             self._idle_limit = min(self._idle_limit, head.idle_limit - 1.0)
+        self._idle_until = now + self._idle_limit
         return True
 
     @property
@@ -195,11 +202,16 @@ class Connection:
         length: int | None,
         read_timeout: float | None,
         deadline: Deadline,
-    ) -> None:
-        """Write a request. An iterable body goes chunked, or, with `length`, as that many bytes.
+    ) -> int:
+        """Write a request; the bytes written, those of an iterable not counted.
 
-        A server that answers before it has read everything and closes makes the writing fail; its answer is read
-        all the same (`read_head`), and only if there is none the failure is raised.
+        An iterable body goes chunked, or, with `length`, as that many bytes. A server that answers before it has read
+        everything and closes makes the writing fail; its answer is read all the same (`read_head`), and only if there
+        is none the failure is raised.
+
+        Raises:
+            ConnectionBroken: Not one byte could be written; `unsent` is set.
+            ReadTimeout: The server took nothing in time.
         """
         self.uses += 1
         self.answered = False
@@ -207,24 +219,28 @@ class Connection:
         self._deadline = deadline
         if read_timeout != self._timeout or deadline is not NEVER:
             self._arm()
+        first = head
+        if isinstance(body, bytes) and len(head) + len(body) <= RECEIVE:
+            first, body = head + body, None
         try:
-            if body is None:
-                self._socket.sendall(head)
-            elif isinstance(body, bytes):
-                if len(head) + len(body) <= RECEIVE:
-                    self._socket.sendall(head + body)
-                else:
-                    self._socket.sendall(head)
-                    self._send_all(body)
-            else:
-                self._socket.sendall(head)
-                self._send_stream(body, length)
+            accepted = self._socket.send(first)
+        except _TIMED_OUT:
+            raise self._timed_out("took nothing") from None
         except OSError as error:
-            if isinstance(error, RequestException):
-                raise
-            if isinstance(error, _TIMED_OUT) and not self._readable():
-                raise self._timed_out("took nothing") from None
-            self._send_error = error
+            self.unsent = True  # what a call to send fails with, the kernel has not taken any of
+            raise self._broken(f"broke the connection: {_reason(error)}") from error
+        try:
+            if accepted < len(first):
+                self._write(first[accepted:])
+            if body is None:
+                return len(first)
+            if isinstance(body, bytes):
+                self._write(body)
+                return len(first) + len(body)
+            self._write_stream(body, length)
+        except _UnwritableError:
+            pass  # read_head looks for an answer first
+        return len(first)
 
     def read_head(self, method: str) -> Head:
         """Read the head of the response, past any 1xx.
@@ -288,13 +304,19 @@ class Connection:
         self._buffer, self._at = data, end + 1
         return data[at : end + 1]
 
-    def _send_all(self, data: bytes) -> None:
+    def _write(self, data: bytes) -> None:
         view = memoryview(data)
-        for start in range(0, len(view), SEND):
-            self._arm()
-            self._socket.sendall(view[start : start + SEND])
+        try:
+            for start in range(0, len(view), SEND):
+                self._arm()
+                self._socket.sendall(view[start : start + SEND])
+        except OSError as error:
+            if isinstance(error, _TIMED_OUT) and not self._readable():
+                raise self._timed_out("took nothing") from None
+            self._send_error = error
+            raise _UnwritableError from error
 
-    def _send_stream(self, chunks: Iterable[bytes], length: int | None) -> None:
+    def _write_stream(self, chunks: Iterable[bytes], length: int | None) -> None:
         sent = 0
         for chunk in chunks:
             if not chunk:
@@ -302,9 +324,9 @@ class Connection:
             sent += len(chunk)
             if length is not None and sent > length:
                 break
-            self._send_all(chunk if length is not None else b"%x\r\n%b\r\n" % (len(chunk), chunk))
+            self._write(chunk if length is not None else b"%x\r\n%b\r\n" % (len(chunk), chunk))
         if length is None:
-            self._send_all(b"0\r\n\r\n")
+            self._write(b"0\r\n\r\n")
         elif sent != length:
             more = "more than " if sent > length else ""
             raise RequestException(
@@ -692,29 +714,29 @@ def _set_timeout(sock: socket.socket, timeout: float | None) -> None:
 
 
 _SO_MEMINFO: Final = 55  # linux/sock_diag.h; the first word is what lies in the receive queue, a FIN included
-_TCP_ESTABLISHED: Final = b"\x01"  # the first byte of struct tcp_info
 _NOTHING_QUEUED: Final = bytes(4)
 
 
 def _readability(sock: socket.socket) -> Callable[[], bool]:
-    """A function that says at once whether `sock` has something to read, or has ended."""
+    """A function that says at once whether `sock` has something to read, or was ended by the peer.
+
+    A reset it need not notice: then not one byte of the next request can be written, and that is noticed (`unsent`).
+    """
     if not hasattr(select, "poll"):
         return lambda: bool(select.select([sock], [], [], 0)[0])
     poller = select.poll()  # kept: to make one per look costs four times the look
     poller.register(sock, select.POLLIN)
     if not _ON_LINUX:
         return lambda: bool(poller.poll(0))
+    option = sock.getsockopt
 
     def readable() -> bool:
-        # getsockopt keeps the GIL, poll lets go of it. So poll is asked only when these two do not rule it out.
+        # getsockopt keeps the GIL, poll lets go of it. So poll is asked only when this does not rule it out.
         try:
-            if (
-                sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 4) == _NOTHING_QUEUED
-                and sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == _TCP_ESTABLISHED
-            ):
+            if option(socket.SOL_SOCKET, _SO_MEMINFO, 4) == _NOTHING_QUEUED:
                 return False
         except OSError:
-            pass  # a sandbox without these options
+            pass  # a sandbox without this option
         return bool(poller.poll(0))
 
     return readable

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
 
 _log = logging.getLogger("sessionpool")
 
@@ -38,35 +37,31 @@ class Observer:
 
 
 class Watch:
-    """An observer's methods, bound once and guarded, so that its failures stay its own. Thread-safe.
+    """An observer's methods, and what to do when one raises. Thread-safe.
 
     Attributes:
-        waited, connected, closed, responded, failed: The observer's; `None` for those it does not override, for
-            all without an observer, and for all once one has raised: whoever has something to tell asks first, because
-            not to call costs least.
+        waited, connected, closed, responded, failed: The observer's; `None` for those it does not override, for all
+            without an observer, and for all once one has raised: whoever has something to tell looks first, because
+            not to call costs least, and calls `drop` when the call raises.
     """
 
     __slots__ = ("_observer", "closed", "connected", "failed", "responded", "waited")
 
     def __init__(self, observer: Observer | None) -> None:
         self._observer = observer
-        self.waited = self._bind("waited")
-        self.connected = self._bind("connected")
-        self.closed = self._bind("closed")
-        self.responded = self._bind("responded")
-        self.failed = self._bind("failed")
+        self.waited = self._find("waited")
+        self.connected = self._find("connected")
+        self.closed = self._find("closed")
+        self.responded = self._find("responded")
+        self.failed = self._find("failed")
 
-    def _bind(self, event: str) -> Callable[..., None] | None:
-        method = getattr(self._observer, event, None)
-        if method is None or getattr(method, "__func__", None) is getattr(Observer, event):
-            return None
+    def drop(self) -> None:
+        """The observer raised: log that, and call it no more, so that it costs one log line and not one per request."""
+        if self._observer is not None:
+            _log.exception("observer %r raised and is dropped", self._observer)
+        self._observer = self.waited = self.connected = self.closed = self.responded = self.failed = None
 
-        def tell(*args: Any) -> None:
-            try:
-                method(*args)
-            except Exception:  # noqa: BLE001 - whatever a user's code may raise
-                # Dropped, so that a broken observer costs one log line and not one per request.
-                self.waited = self.connected = self.closed = self.responded = self.failed = None
-                _log.exception("observer %r raised in %s() and is dropped", self._observer, event)
-
-        return tell
+    def _find(self, event: str) -> Callable[..., None] | None:
+        method: Callable[..., None] | None = getattr(self._observer, event, None)
+        own = getattr(method, "__func__", None) is not getattr(Observer, event)
+        return method if own else None

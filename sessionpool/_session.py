@@ -520,12 +520,14 @@ class Session:
         target = prepared.target
         defaults = self._defaults
         own = self._proxies if self._proxies is not None else defaults.proxies
-        environment = defaults.environment_proxies if self.trust_env else {}
-        proxy = _choose_proxy(target, proxies, own, environment) if proxies or own or environment else None
-        if verify is True and self.trust_env and defaults.environment_ca is not None:
+        proxy = None
+        if proxies or own or defaults.environment_proxies:
+            environment = defaults.environment_proxies if self.trust_env else {}
+            proxy = _choose_proxy(target, proxies, own, environment)
+        if verify is not True:
+            verify = os.fspath(verify) if isinstance(verify, os.PathLike) else verify
+        elif defaults.environment_ca is not None and self.trust_env:
             verify = defaults.environment_ca
-        elif isinstance(verify, os.PathLike):
-            verify = os.fspath(verify)
         wanted = (target.origin, proxy, verify, cert)
         route = self._transport.routes.get(wanted) or self._transport.route(*wanted)
         if route.is_forwarding and route.proxy is not None and route.proxy.auth:
@@ -596,11 +598,17 @@ class Session:
             if error.request is None:
                 error.request = prepared
             if watch.failed is not None:
-                watch.failed(prepared.method, route.key, error, transport.clock.now() - started)
+                try:
+                    watch.failed(prepared.method, route.key, error, transport.clock.now() - started)
+                except Exception:  # noqa: BLE001 - whatever a user's code may raise
+                    watch.drop()
             raise
         if watch.responded is not None:
             seconds = transport.clock.now() - started
-            watch.responded(prepared.method, route.key, reply.head.status, seconds, reply.sent, reply.received)
+            try:
+                watch.responded(prepared.method, route.key, reply.head.status, seconds, reply.sent, reply.received)
+            except Exception:  # noqa: BLE001 - whatever a user's code may raise
+                watch.drop()
         for hook in prepared.hooks["response"] if prepared.hooks else ():
             response = hook(response, timeout=timeout, stream=stream) or response
         return response

@@ -86,7 +86,8 @@ class Transport:
         """Send one request and read the head of its response.
 
         A reused connection that dies before a byte of the response came was closed by the server while it lay idle:
-        an idempotent, replayable request then goes once more, over a fresh connection (RFC 9112 §9.3.1).
+        an idempotent, replayable request then goes once more, over a fresh connection (RFC 9112 §9.3.1). So does any
+        other if not one byte of it could be written.
 
         Raises:
             PoolError: No permit; see `Gate.acquire`.
@@ -98,16 +99,19 @@ class Transport:
         try:
             self.gate.acquire(permit, timeout.pool, deadline)
             if watch.waited is not None:
-                watch.waited(route.key, now() - started)
+                try:
+                    watch.waited(route.key, now() - started)
+                except Exception:  # noqa: BLE001 - whatever a user's code may raise
+                    watch.drop()
             connection, reused = self._connection(permit, route, timeout, deadline)
             while True:
                 head_bytes = payload.head(absolute=route.is_forwarding)
                 body = payload.body if payload.body is None else payload.open_body()
                 try:
-                    connection.send(head_bytes, body, payload.body_length, timeout.read, deadline)
+                    sent = connection.send(head_bytes, body, payload.body_length, timeout.read, deadline)
                     head = connection.read_head(payload.method)
                 except ConnectionBroken:
-                    if not (reused and connection.died_idle and _may_resend(payload)):
+                    if not (reused and connection.died_idle and (connection.unsent or _may_resend(payload))):
                         raise
                     self.close_connection(connection, "stale")
                     connection, reused = self._open(permit, route, timeout, deadline), False
@@ -119,7 +123,7 @@ class Transport:
                 permit,
                 self,
                 elapsed=now() - started,
-                sent=len(head_bytes) + (len(body) if isinstance(body, bytes) else 0),
+                sent=sent,
             )
         except BaseException:
             if permit.item is not None:
@@ -159,7 +163,10 @@ class Transport:
         """Close and tell; never called under the gate's lock."""
         connection.close()
         if self.watch.closed is not None:
-            self.watch.closed(connection.host, reason)
+            try:
+                self.watch.closed(connection.host, reason)
+            except Exception:  # noqa: BLE001 - whatever a user's code may raise
+                self.watch.drop()
 
     def _connection(
         self, permit: Permit[Connection], route: Route, timeout: Timeout, deadline: Deadline
@@ -190,7 +197,10 @@ class Transport:
         )
         self.gate.note_opened(unusable=unusable)
         if self.watch.connected is not None:
-            self.watch.connected(route.key, now - started)
+            try:
+                self.watch.connected(route.key, now - started)
+            except Exception:  # noqa: BLE001 - whatever a user's code may raise
+                self.watch.drop()
         return connection
 
     def _limit_for(self, key: Hashable) -> int:

@@ -44,7 +44,7 @@ DECODABLE: Final = ACCEPT_ENCODING
 MAX_HEAD: Final = 256 * 1024
 # A chunk-size line or a trailer line.
 MAX_LINE: Final = 16 * 1024
-# Of a Content-Length: an exabyte.
+# Of a Content-Length: an exabyte. Beyond, something is wrong, and C's types have their limits.
 MAX_DIGITS: Final = 18
 
 _STATUS_LINE = re.compile(r"HTTP/1\.([0-9]) ([0-9]{3})(?: ([^\r\n]*))?(?=\r?\n|\Z)")
@@ -175,8 +175,7 @@ def parse_head(data: bytes, method: str, host: str) -> Head:
         reusable = "keep-alive" in _members(options)
     length: int | None = None
     if lengths:
-        plain = len(lengths) == 1 and lengths[0].isdecimal() and len(lengths[0]) <= MAX_DIGITS
-        length = int(lengths[0] if plain else _agreed_length(lengths, host))
+        length = int(lengths[0]) if len(lengths) == 1 and _is_length(lengths[0]) else _agreed_length(lengths, host)
     chunked = False
     if codings:
         if len(codings) > 1 or codings[0] not in ("chunked", "identity"):
@@ -205,13 +204,17 @@ def _members(value: str) -> list[str]:
     return [member.strip(" \t") for member in value.split(",")] if "," in value else [value]
 
 
-def _agreed_length(values: Sequence[str], host: str) -> str:
+def _is_length(value: str) -> bool:
+    return value.isdecimal() and len(value) <= MAX_DIGITS
+
+
+def _agreed_length(values: Sequence[str], host: str) -> int:
     """The body's length from several: one if they agree, an error if they do not (RFC 9112 §6.3)."""
     agreed = {member for each in values for member in _members(each)}
     value = agreed.pop() if len(agreed) == 1 else ", ".join(values)
-    if not value.isdecimal() or len(value) > MAX_DIGITS:
+    if not _is_length(value):
         raise InvalidResponse(f"{host} sent a Content-Length that is not one number: {value[:80]!r}")
-    return value
+    return int(value)
 
 
 def parse_chunk_size(line: bytes, host: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -30,6 +31,15 @@ def no_thread_is_left() -> Iterator[None]:
             eventually(lambda: not left(), within=5.0)
         except AssertionError:
             pytest.fail(f"threads left behind: {', '.join(map(repr, left()))}", pytrace=False)
+
+
+@pytest.fixture(params=[None, 1e-6], ids=["relaxed", "frantic"])
+def switch_interval(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run the test as it is, and again with threads that take turns as often as the interpreter lets them."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(request.param or before)
+    yield
+    sys.setswitchinterval(before)
 
 
 @pytest.fixture

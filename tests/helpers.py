@@ -79,6 +79,17 @@ def in_thread(function: Callable[..., R], *args: object, **kwargs: object) -> In
     return InThread(lambda: function(*args, **kwargs), getattr(function, "__name__", "in_thread"))
 
 
+class Thing:
+    """What the ledger and the gate keep, in place of a connection: it can do nothing."""
+
+    def __init__(self, identity: str = "plain", name: str = "") -> None:
+        self.identity = identity
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"<{self.name or 'thing'} {self.identity}>"
+
+
 def eventually(predicate: Callable[[], R], *, within: float = PATIENCE) -> R:
     """Poll until `predicate()` holds, and give what it returned; fail if that takes longer than `within` seconds."""
     deadline = time.monotonic() + within

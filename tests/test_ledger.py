@@ -25,17 +25,7 @@ from sessionpool._ledger import (
     Permit,
     QueueFullError,
 )
-
-
-class Thing:
-    """An item: what a connection is to the gate."""
-
-    def __init__(self, identity: str = "plain", name: str = "") -> None:
-        self.identity = identity
-        self.name = name
-
-    def __repr__(self) -> str:
-        return f"<{self.name or 'thing'} {self.identity}>"
+from tests.helpers import Thing
 
 
 def books(

@@ -414,10 +414,12 @@ def test_no_head_raises_anything_but_what_is_documented(data: bytes, method: str
     try:
         head = parse_head(data, method, HOST)
     except InvalidResponse as error:
-        assert HOST in str(error)
-        assert str(error).isprintable()
-        return
+        head, refusal = None, str(error)
 
+    if head is None:
+        assert HOST in refusal
+        assert refusal.isprintable()
+        return
     assert 100 <= head.status <= 999
     assert head.length is None or head.length >= 0
     assert not (head.chunked and head.length is not None)
@@ -653,10 +655,10 @@ def test_user_and_password_of_a_url(authority: str, pair: tuple[str, str]) -> No
 def test_an_error_of_ours_is_found_under_urllib3s() -> None:
     """urllib3 wraps what our body raises; the caller gets what was raised."""
     ours = IncompleteRead("it ended", received=3, expected=5)
-    try:
-        raise ProtocolError("broken") from ours
-    except ProtocolError as wrapped:
-        assert own_error(wrapped, HOST) is ours
+    wrapped = ProtocolError("broken")
+    wrapped.__cause__ = ours
+
+    assert own_error(wrapped, HOST) is ours
 
 
 @pytest.mark.parametrize(
