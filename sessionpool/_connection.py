@@ -280,14 +280,15 @@ class Connection:
     def take(self, limit: int) -> bytes:
         """At least one and at most `limit` bytes of what comes next; empty at the end of the connection."""
         data, at = self._buffer, self._at
-        if at == len(data):
+        left = len(data) - at
+        if left == 0:
             data, at = self._receive(min(max(limit, RECEIVE), 4 * RECEIVE)), 0
-        end = at + limit
-        if end >= len(data):
+            left = len(data)
+        if left <= limit:
             self._buffer, self._at = b"", 0
-            return data[at:]
-        self._buffer, self._at = data, end
-        return data[at:end]
+            return data[at:] if at else data
+        self._buffer, self._at = data, at + limit
+        return data[at : at + limit]
 
     def take_line(self) -> bytes:
         """The next line with its end; what there is of it at the end of the connection."""
@@ -460,31 +461,28 @@ class Reply:
         if self._owner is None:
             return b""
         try:
-            if self.head.chunked and self._left == 0:
-                self._left = self._read_chunk_size()
-                if self._left == 0:
+            left = self._left
+            if left == 0:  # between two chunks
+                left = self._left = self._read_chunk_size()
+                if left == 0:
                     self._read_trailers()
                     self._end(complete=True)
                     return b""
-            left = self._left
             piece = self._connection.take(amt if left is None or left > amt else left)
-            self.received += len(piece)
+            size = len(piece)
+            self.received += size
             if left is None:
                 if not piece:
                     self._end(complete=True)
             elif not piece:
                 raise self._incomplete(f"{self._connection.host} closed the connection")
             else:
-                self._left = left = left - len(piece)
-                if left == 0:
-                    if not self.head.chunked:
+                self._left = left - size
+                if left == size:
+                    if self.head.chunked:
+                        self._read_chunk_end()
+                    else:
                         self._end(complete=True)
-                    elif (line := self._connection.take_line()) not in (b"\r\n", b"\n"):
-                        if not line:
-                            raise self._incomplete(f"{self._connection.host} closed the connection")
-                        raise ChunkedEncodingError(
-                            f"{self._connection.host} sent a chunk longer than its size (RFC 9112 §7.1)"
-                        )
         except ConnectionBroken as error:
             self._end(complete=False)
             raise self._incomplete(str(error)) from error
@@ -509,6 +507,13 @@ class Reply:
         if not line.endswith(b"\n"):
             raise self._incomplete(f"{self._connection.host} closed the connection")
         return _wire.parse_chunk_size(line, self._connection.host)
+
+    def _read_chunk_end(self) -> None:
+        line = self._connection.take_line()
+        if not line:
+            raise self._incomplete(f"{self._connection.host} closed the connection")
+        if line not in (b"\r\n", b"\n"):
+            raise ChunkedEncodingError(f"{self._connection.host} sent a chunk longer than its size (RFC 9112 §7.1)")
 
     def _read_trailers(self) -> None:
         raw = b""

@@ -5,9 +5,10 @@ The order of every call: take the lock, let the ledger decide, free the lock, ac
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Generic
 
 from sessionpool._clock import Clock, Deadline
@@ -58,43 +59,48 @@ class Gate(Generic[T]):
             PoolQueueFull: It would have to wait and no more may.
             PoolClosed: The gate is closed, or was closed while it waited.
         """
+        refused = False
         with self._lock:
-            if self._closed:
-                raise PoolClosed(f"pool {self._name!r} is closed; {self._describe(permit.key)} was not asked")
+            closed = self._closed
             try:
-                granted = self._ledger.request(permit, self._clock.now())
+                granted = not closed and self._ledger.request(permit, self._clock.now())
             except QueueFullError:
-                raise PoolQueueFull(
-                    f"pool {self._name!r}: {self._ledger.waiting} threads are waiting already, "
-                    f"as many as Limits.waiting allows; {self._describe(permit.key)} was not asked"
-                ) from None
-            if not granted:
+                granted, refused = False, True
+            if not (granted or closed or refused):
                 permit.baton = threading.Lock()
                 permit.baton.acquire()
         if self._abandoned:
             self._take_back_abandoned()
         if not granted:
+            what = f"{self._describe(permit.key)} was not asked"
+            if closed:
+                raise PoolClosed(f"pool {self._name!r} is closed; {what}")
+            if refused:
+                raise PoolQueueFull(
+                    f"pool {self._name!r}: as many threads are waiting already as Limits.waiting allows; {what}"
+                )
             self._await(permit, timeout, deadline)
         if permit.evicted is not None:
             # Closed by the one it made room for, before that one connects: the bound holds at the server too.
-            evicted, permit.evicted = permit.evicted, None
-            self._close(evicted, "evicted")
+            self._close_evicted(permit)
 
     def release(self, permit: Permit[T], item: T | None = None) -> None:
         """Give a permit back from whatever state it is in, with its item if that can be used again."""
+        if permit.evicted is not None:
+            self._close_evicted(permit)
         with self._lock:
             closed = self._closed
             actions: Actions[T] = self._ledger.release(permit, None if closed else item, self._clock.now())
         if closed and item is not None:
             self._close(item, "shutdown")
         if actions is not NOTHING:
-            self._act(actions)
+            self._act(actions, "expired")
         if self._abandoned:
             self._take_back_abandoned()
 
     def note_opened(self, *, unusable: bool) -> None:
         """For the statistics; see `Ledger.note_opened`."""
-        with self._lock:
+        with self._settled():
             self._ledger.note_opened(unusable=unusable)
 
     def abandon(self, permit: Permit[T]) -> None:
@@ -107,39 +113,47 @@ class Gate(Generic[T]):
 
         Returns what was done. Leased permits stay with their holders.
         """
-        with self._lock:
+        with self._settled():
             self._closed = True
-            actions = self._ledger.drain()
-        for item in actions.close:
-            self._close(item, "shutdown")
-        self._act(Actions(wake=actions.wake))
+            actions = self._ledger.drain(self._clock.now())
+        self._act(actions, "shutdown")
         return actions
 
     def leased_items(self) -> list[T]:
         """The items in use at this moment."""
-        with self._lock:
+        with self._settled():
             return [permit.item for permit in self._ledger.leased() if permit.item is not None]
 
     def stats(self) -> PoolStats:
         """All counts at one moment."""
-        with self._lock:
+        with self._settled():
             return self._ledger.stats()
+
+    @contextlib.contextmanager
+    def _settled(self) -> Iterator[None]:
+        """Hold the lock, and afterwards take back what finalizers gave up meanwhile; for whoever is in no hurry."""
+        try:
+            with self._lock:
+                yield
+        finally:
+            if self._abandoned:
+                self._take_back_abandoned()
 
     def _await(self, permit: Permit[T], timeout: float | None, deadline: Deadline) -> None:
         assert permit.baton is not None
         asked = self._clock.now()
         deadline = Deadline.after(timeout, asked, "Timeout.pool").earlier(deadline)
-        in_time = self._clock.wait(permit.baton, deadline.at)
+        self._clock.wait(permit.baton, deadline.at)
         if permit.state is LEASED:
             return
-        with self._lock:
-            if in_time or self._closed:
-                raise PoolClosed(f"pool {self._name!r} was closed while {self._describe(permit.key)} was waited for")
-            if not self._ledger.withdraw(permit):
-                # Served between the time-out and this lock. It is ours, so use it.
-                return
+        with self._settled():
+            if permit.state is LEASED:
+                return  # Served between the time-out and this lock. It is ours, so use it.
+            closed = not self._ledger.withdraw(permit)
             stats = self._ledger.stats()
             holders = self._ledger.holders(permit.key)
+        if closed:
+            raise PoolClosed(f"pool {self._name!r} was closed while {self._describe(permit.key)} was waited for")
         waited = self._clock.now() - asked
         raise PoolTimeout(self._explain(permit, deadline, waited, stats, holders), stats=stats)
 
@@ -157,9 +171,12 @@ class Gate(Generic[T]):
             if host
             else "none open"
         )
+        total = (
+            "" if stats.capacity is None else f"; over all hosts {stats.leased + stats.idle} of {stats.capacity} open"
+        )
         text = (
             f"no permit for {self._describe(permit.key)} came free within {waited:.3g} s ({deadline.limit}) "
-            f"in pool {self._name!r}: {counts}; over all hosts {stats.leased + stats.idle} of {stats.capacity} open"
+            f"in pool {self._name!r}: {counts}{total}"
         )
         if holders:
             oldest = holders[0]
@@ -168,12 +185,25 @@ class Gate(Generic[T]):
             text += f"; held longest: {self._clock.now() - oldest.since:.3g} s, by {who}"
         return text
 
-    def _act(self, actions: Actions[T]) -> None:
+    def _act(self, actions: Actions[T], reason: str) -> None:
         for permit in actions.wake:
             assert permit.baton is not None
             permit.baton.release()
-        for item in actions.close:
-            self._close(item, "expired")
+        for permit in actions.close:
+            self._close_leased(permit, reason)
+
+    def _close_evicted(self, permit: Permit[T]) -> None:
+        evicted, permit.evicted = permit.evicted, None
+        if evicted is not None:
+            self._close_leased(evicted, "evicted")
+
+    def _close_leased(self, permit: Permit[T], reason: str) -> None:
+        item = permit.item
+        try:
+            if item is not None:
+                self._close(item, reason)
+        finally:
+            self.release(permit)
 
     def _take_back_abandoned(self) -> None:
         # If the lock is taken, its holder comes by here when it has freed it, and finds what was appended before.
@@ -185,4 +215,6 @@ class Gate(Generic[T]):
                 continue
             finally:
                 self._lock.release()
-            self._act(actions)
+            for waiter in actions.wake:
+                assert waiter.baton is not None
+                waiter.baton.release()

@@ -11,7 +11,8 @@ decides; `Gate` asks it under one lock and does what it said after the lock is f
 What holds after every call (`tests/test_ledger.py` checks this list against a model):
 
 1.  Per key, leased + idle <= limit; over all keys, leased + idle <= total. A leased permit counts from the moment it is
-    granted, whether or not its item is open yet.
+    granted, whether or not its item is open yet. An item that is to be closed counts until it is: it is leased, with a
+    permit of its own, to whoever closes it.
 2.  No one waits in vain: if a key has a waiter, none of its items is idle, and either all that its limit allows are
     leased, or all that the total allows are leased.
 3.  Waiters of one key are served in the order they came. Keys that wait for the total are served in turn.
@@ -27,6 +28,7 @@ else.
 from __future__ import annotations
 
 import enum
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, Protocol, TypeVar
@@ -69,7 +71,9 @@ class Permit(Generic[T]):
         identity: Which items it can use.
         thread: Ident of the thread that asked.
         item: The item that came with it, or that its holder opened; `None` if there is none yet.
-        evicted: An idle item that made room for this one; the holder closes it before it opens its own.
+        evicted: The permit of an idle item that made room for this one; the holder closes that item, and returns that
+            permit, before it opens its own.
+        weight: What it counts of the total: 0 if its place has been passed on.
         since: The instant it was granted.
         baton: Released when a waiter may go on.
     """
@@ -79,16 +83,17 @@ class Permit(Generic[T]):
     thread: int
     state: State = NEW
     item: T | None = None
-    evicted: T | None = None
+    evicted: Permit[T] | None = None
+    weight: int = 1
     since: float = 0.0
     baton: Baton | None = None
 
 
 class Actions(NamedTuple, Generic[T]):
-    """What is to be done once the lock is free: let these permits go on, close these items."""
+    """What is to be done once the lock is free: let these permits go on, close these permits' items and return them."""
 
     wake: Sequence[Permit[T]] = ()
-    close: Sequence[T] = ()
+    close: Sequence[Permit[T]] = ()
 
 
 NOTHING: Final[Actions[Any]] = Actions()
@@ -112,7 +117,7 @@ class PoolStats:
         leased: Connections in use, being opened included.
         idle: Connections that lie ready.
         waiting: Threads that wait for one.
-        capacity: `Limits.total`.
+        capacity: `Limits.total`; `None` for no limit.
         peak: Most that were ever open or being opened at once.
         opened: Connections opened since the start.
         reused: Times an idle connection was taken and used since the start.
@@ -123,7 +128,7 @@ class PoolStats:
     leased: int
     idle: int
     waiting: int
-    capacity: int
+    capacity: int | None
     peak: int
     opened: int
     reused: int
@@ -133,6 +138,11 @@ class PoolStats:
 
 class QueueFullError(Exception):
     """`max_waiting` permits are waiting already."""
+
+
+def _closing(key: Hashable, item: T) -> Permit[T]:
+    """A permit under which an item is closed."""
+    return Permit(key, item.identity, 0, RETURNED, item)
 
 
 class _Host(Generic[T]):
@@ -168,7 +178,7 @@ class Ledger(Generic[T]):
         total: float,
         *,
         max_waiting: int | None = None,
-        max_idle: float = float("inf"),
+        max_idle: float = math.inf,
     ) -> None:
         self.total = total
         self.max_waiting = max_waiting
@@ -209,17 +219,17 @@ class Ledger(Generic[T]):
     def release(self, permit: Permit[T], item: T | None, now: float) -> Actions[T]:
         """Take a permit back from whatever state it is in, with its item if that can be used again.
 
-        Returning one twice is harmless; an item that comes with it is closed.
+        Returning one twice is harmless; an item that comes with it is to be closed.
         """
         if permit.state is not LEASED:
             self.withdraw(permit)
-            return Actions(close=(item,)) if item is not None else NOTHING
+            return NOTHING if item is None else Actions(close=(_closing(permit.key, item),))
         permit.state = RETURNED
         permit.item = None
         host = self._hosts[permit.key]
         del host.leased[permit]
         if item is None:
-            self.open -= 1
+            self.open -= permit.weight
             if not host.leased:
                 self._forget_if_empty(host)
         else:
@@ -227,9 +237,11 @@ class Ledger(Generic[T]):
             self._idle[item] = (host, now)
         if host.waiters:
             self._turns[host] = None
-        if not self._turns and now < self._look_at:
+        # Nothing is to be closed where nothing comes back: that may be a finalizer's doing, and it must not.
+        look = item is not None and now >= self._look_at
+        if not self._turns and not look:
             return NOTHING
-        return Actions(self._serve(now), self._expire(now) if now >= self._look_at else ())
+        return Actions(self._serve(now), self._expire(now) if look else ())
 
     def note_opened(self, *, unusable: bool) -> None:
         """An item was opened for a leased permit; `unusable`: because the one that came with it could not be used."""
@@ -249,16 +261,12 @@ class Ledger(Generic[T]):
             self._forget_if_empty(host)
         return True
 
-    def drain(self) -> Actions[T]:
-        """Send all waiters away and forget all idle items; leased permits stay until they are released."""
+    def drain(self, now: float) -> Actions[T]:
+        """Send all waiters away and have all idle items closed; leased permits stay until they are released."""
         wake = [permit for host in self._hosts.values() for permit in host.waiters]
-        close = list(self._idle)
         for permit in wake:
             self.withdraw(permit)
-        for item, (host, _) in list(self._idle.items()):
-            self._drop_idle(item, host)
-            self._forget_if_empty(host)
-        return Actions(wake, close)
+        return Actions(wake, [self._retire(item, host, now) for item, (host, _) in list(self._idle.items())])
 
     def leased(self) -> Iterator[Permit[T]]:
         """Every leased permit."""
@@ -273,10 +281,10 @@ class Ledger(Generic[T]):
     def stats(self) -> PoolStats:
         """All counts at this moment."""
         return PoolStats(
-            leased=self.open - len(self._idle),
+            leased=sum(len(host.leased) for host in self._hosts.values()),
             idle=len(self._idle),
             waiting=self.waiting,
-            capacity=int(self.total) if self.total != float("inf") else 0,
+            capacity=None if self.total == math.inf else int(self.total),
             peak=self.peak,
             opened=self.opened,
             reused=self.reused,
@@ -317,13 +325,12 @@ class Ledger(Generic[T]):
             if len(host.leased) + len(idle) >= host.limit:
                 if not idle:
                     return False
-                permit.evicted = self._drop_idle(idle[0], host)
+                permit.evicted = self._pass_on(idle[0], host, host, now)
             elif self.open >= self.total:
                 if not self._idle:
                     return False
                 coldest, (owner, _) = next(iter(self._idle.items()))
-                permit.evicted = self._drop_idle(coldest, owner)
-                self._forget_if_empty(owner)  # never this host: it has nothing idle here
+                permit.evicted = self._pass_on(coldest, owner, host, now)
             self.open += 1
             self.peak = max(self.peak, self.open)
         permit.state = LEASED
@@ -331,26 +338,40 @@ class Ledger(Generic[T]):
         host.leased[permit] = None
         return True
 
-    def _expire(self, now: float) -> list[T]:
-        """Forget the items that have been idle too long.
+    def _expire(self, now: float) -> list[Permit[T]]:
+        """Have the items closed that have been idle too long.
 
         Called once a second while items come back: so the idle keep within their age without a thread for it.
         """
         self._look_at = now + 1.0
-        expired: list[T] = []
+        expired: list[Permit[T]] = []
         while self._idle:
             coldest, (owner, since) = next(iter(self._idle.items()))
             if since + self.max_idle > now:
                 break
-            expired.append(self._drop_idle(coldest, owner))
-            self._forget_if_empty(owner)
+            expired.append(self._retire(coldest, owner, now))
         return expired
 
-    def _drop_idle(self, item: T, host: _Host[T]) -> T:
+    def _retire(self, item: T, host: _Host[T], now: float) -> Permit[T]:
+        """Lease an idle item to whoever closes it."""
         host.idle.remove(item)
         del self._idle[item]
+        permit = _closing(host.key, item)
+        permit.state = LEASED
+        permit.since = now
+        host.leased[permit] = None
+        return permit
+
+    def _pass_on(self, item: T, owner: _Host[T], host: _Host[T], now: float) -> Permit[T]:
+        """Lease an idle item of `owner` to whoever closes it, and its place to `host`."""
+        permit = self._retire(item, owner, now)
         self.open -= 1
-        return item
+        if owner is host:
+            del owner.leased[permit]
+            permit.state = RETURNED
+        else:
+            permit.weight = 0
+        return permit
 
     def _forget_if_empty(self, host: _Host[T]) -> None:
         if host.is_empty:

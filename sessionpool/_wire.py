@@ -47,7 +47,8 @@ MAX_LINE: Final = 16 * 1024
 # Of a Content-Length: an exabyte. Beyond, something is wrong, and C's types have their limits.
 MAX_DIGITS: Final = 18
 
-_STATUS_LINE = re.compile(r"HTTP/1\.([0-9]) ([0-9]{3})(?: ([^\r\n]*))?(?=\r?\n|\Z)")
+# Groups: minor version, status, reason, and the fields with the line end before them.
+_HEAD = re.compile(r"HTTP/1\.([0-9]) ([0-9]{3})(?: ([^\r\n]*))?(\r?\n.*)", re.DOTALL)
 # The fields that decide about framing, reuse, cookies and redirects, looked for in a lower-cased head: 1 µs a head,
 # where IGNORECASE takes 2.6, seven searches 3.4, and `email.parser` 34. The status line comes before them, so a line
 # end does.
@@ -130,13 +131,12 @@ def parse_head(data: bytes, method: str, host: str) -> Head:
     """
     # As text, because `in` for bytes first tries to take its operand for a number, and fails: 0.5 µs each time.
     text = data.decode("latin-1")
-    status_line = _STATUS_LINE.match(text)
-    if status_line is None:
+    match = _HEAD.fullmatch(text)
+    if match is None:
         raise InvalidResponse(f"{host} answered with something that is not HTTP/1: {_excerpt(data)}")
-    minor, code, reason = status_line.groups()
+    minor, code, reason, raw = match.groups()
     status = int(code)
     version = 10 if minor == "0" else 11
-    raw = text[status_line.end() :]
     if "\n " in raw or "\n\t" in raw:
         raw = _OBS_FOLD.sub(" ", raw)  # RFC 9112 §5.2
     if "\0" in raw or raw.count("\r") != raw.count("\r\n"):
@@ -162,8 +162,8 @@ def parse_head(data: bytes, method: str, host: str) -> Head:
         elif name == "content-encoding":
             encoded = encoded or value not in ("", "identity")
         elif name == "keep-alive":
-            if match := _KEEP_ALIVE_TIMEOUT.search(value):
-                idle_limit = int(match[1])
+            if timeout := _KEEP_ALIVE_TIMEOUT.search(value):
+                idle_limit = int(timeout[1])
         elif name == "set-cookie":
             cookies = cookies or _values(raw, _SET_COOKIE)
         else:

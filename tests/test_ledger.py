@@ -744,5 +744,5 @@ class LedgerMachine(RuleBasedStateMachine):
         assert self.ledger.stats().hosts == {}
 
 
-LedgerMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
+LedgerMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
 TestLedgerMachine = LedgerMachine.TestCase

@@ -480,14 +480,18 @@ def playing(
     **settings: Any,
 ) -> Iterator[tuple[SessionPool, RawServer]]:
     """A server and a pool with these settings; at the end, unless the test has failed already, the audit."""
-    gc.collect()
     files = open_files()
-    with serving(*scripts, repeat=repeat, tls=tls, host=host) as server:
-        with SessionPool(**{"trust_env": False, **settings}) as pool:
-            yield pool, server
-            audit(pool, server)
-        eventually(lambda: server.open == 0)
-    eventually(lambda: open_files() <= files)
+    gc.freeze()  # to collect what this test leaves behind takes no time if what was there before is not looked at
+    try:
+        with serving(*scripts, repeat=repeat, tls=tls, host=host) as server:
+            with SessionPool(**{"trust_env": False, **settings}) as pool:
+                yield pool, server
+                audit(pool, server)
+            eventually(lambda: server.open == 0)
+        gc.collect()
+        eventually(lambda: open_files() <= files)
+    finally:
+        gc.unfreeze()
 
 
 def audit(pool: SessionPool, *servers: RawServer) -> None:
