@@ -7,6 +7,7 @@ the CPU: here it is one `sendall` of a finished head and, for a small answer, on
 from __future__ import annotations
 
 import contextlib
+import math
 import select
 import socket
 import ssl
@@ -53,6 +54,8 @@ from sessionpool.exceptions import (
 RECEIVE: Final = 64 * 1024
 # One sendall of this size has the read timeout to itself: CPython's timeout covers the whole call, however long.
 SEND: Final = 256 * 1024
+# Beyond this many seconds the system calls overflow, and nobody is left to mind.
+LONGEST: Final = 2_000_000.0
 # RFC 9110 §15.2: a client must read past any number of 1xx; a server that sends this many means harm.
 MAX_INFORMATIONAL: Final = 100
 
@@ -257,8 +260,7 @@ class Connection:
                 if not data:
                     raise self._broken("closed the connection without answering")
                 self.answered = True
-                if len(data) > MAX_HEAD:
-                    raise InvalidResponse(f"{self.host} sent a header of more than {MAX_HEAD} bytes")
+                self._check_head_size(len(data))
                 if data[:5] != b"HTTP/"[: len(data)]:
                     return _wire.parse_head(data, method, self.host)  # raises, and shows what came
                 more = self._receive(RECEIVE)
@@ -268,6 +270,7 @@ class Connection:
                 data += more
                 begin = find_head_end(data, max(seen - 2, 0))
             self.answered = True
+            self._check_head_size(begin)
             head = _wire.parse_head(data[:begin], method, self.host)
             if head.status >= 200:
                 self._buffer, self._at = data, begin
@@ -276,6 +279,10 @@ class Connection:
                 raise InvalidResponse(f"{self.host} switched protocols (101) without being asked to")
             data = data[begin:] or self._receive(RECEIVE)
         raise InvalidResponse(f"{self.host} sent {MAX_INFORMATIONAL} interim responses (1xx) and no final one")
+
+    def _check_head_size(self, size: int) -> None:
+        if size > MAX_HEAD:
+            raise InvalidResponse(f"{self.host} sent a header of more than {MAX_HEAD} bytes")
 
     def take(self, limit: int) -> bytes:
         """At least one and at most `limit` bytes of what comes next; empty at the end of the connection."""
@@ -293,9 +300,9 @@ class Connection:
     def take_line(self) -> bytes:
         """The next line with its end; what there is of it at the end of the connection."""
         data, at = self._buffer, self._at
-        while (end := data.find(b"\n", at)) < 0:
+        while (end := data.find(b"\n", at, at + MAX_LINE)) < 0:
             data, at = data[at:], 0
-            if len(data) > MAX_LINE:
+            if len(data) >= MAX_LINE:
                 raise ChunkedEncodingError(f"{self.host} sent a chunk line of more than {MAX_LINE} bytes")
             more = self._receive(RECEIVE)
             if not more:
@@ -338,11 +345,14 @@ class Connection:
         if self._deadline is not NEVER:  # else it stays as `send` set it
             self._arm()
         try:
-            return self._socket.recv(size)
+            data = self._socket.recv(size)
         except _TIMED_OUT:
             raise self._timed_out("sent nothing") from None
         except OSError as error:
-            raise self._broken(f"broke the connection: {error}") from error
+            raise self._broken(f"broke the connection: {_reason(error)}") from error
+        if not data and self._shutdown_reason:
+            raise self._broken("")  # an end that this side made is not the end of a body
+        return data
 
     def _arm(self) -> None:
         """Set the socket's timeout for the next call, if it is not what it has."""
@@ -350,12 +360,14 @@ class Connection:
         if self._deadline is not NEVER:
             left = max(self._deadline.at - self._clock.now(), 1e-6)  # 0 would mean not to block at all
             timeout = left if timeout is None else min(timeout, left)
+        if timeout is not None and timeout > LONGEST:
+            timeout = None
         if timeout != self._timeout:
             _set_timeout(self._socket, timeout)
             self._timeout = timeout
 
     def _timed_out(self, what: str) -> RequestException:
-        if self._timeout == self._read_timeout:
+        if self._timeout == self._read_timeout and self._read_timeout is not None:
             return ReadTimeout(f"{self.host} {what} for {self._read_timeout:g} s (Timeout.read)")
         return ReadTimeout(f"{self.host} {what} before the deadline ({self._deadline.limit})")
 
@@ -392,6 +404,7 @@ class Reply:
         elapsed: Seconds from asking for a connection to the end of the head.
         sent: Bytes of the request, a streamed body not counted.
         received: Bytes of the body so far.
+        complete: The body has been read to its end.
         trailers: The trailer section of a chunked body (RFC 9112 §7.1.2), once it has ended.
         lease: Released when the body has ended, if somebody sets it.
     """
@@ -402,6 +415,7 @@ class Reply:
         "_left",
         "_owner",
         "_permit",
+        "complete",
         "elapsed",
         "head",
         "lease",
@@ -429,6 +443,7 @@ class Reply:
         self.elapsed = elapsed
         self.sent = sent
         self.received = 0
+        self.complete = False
         self.trailers: _wire.Fields = ()
         self.lease: Releasable | None = None
         if self._left == 0 and not head.chunked:
@@ -510,7 +525,7 @@ class Reply:
 
     def _read_chunk_end(self) -> None:
         line = self._connection.take_line()
-        if not line:
+        if line in (b"", b"\r"):
             raise self._incomplete(f"{self._connection.host} closed the connection")
         if line not in (b"\r\n", b"\n"):
             raise ChunkedEncodingError(f"{self._connection.host} sent a chunk longer than its size (RFC 9112 §7.1)")
@@ -537,6 +552,7 @@ class Reply:
     def _end(self, *, complete: bool) -> None:
         owner, self._owner = self._owner, None
         if owner is not None:
+            self.complete = complete
             owner.take_back(self._permit, self._connection, self.head, complete=complete)
             if self.lease is not None:
                 self.lease.release()
@@ -558,7 +574,7 @@ class Connector:
                 was not sent.
         """
         limit = Deadline.after(timeout, self._clock.now(), "Timeout.connect").earlier(deadline)
-        left = None if limit is NEVER else max(limit.at - self._clock.now(), 1e-6)
+        left = None if limit is NEVER else min(max(limit.at - self._clock.now(), 1e-6), LONGEST)
         connection = self._prepare(route, left)
         try:
             connection.connect()
@@ -628,15 +644,30 @@ class Connector:
 
 
 class _TimedTcp(HTTPConnection):
-    """One limit over TCP, proxy and TLS: what TCP left of the time is what the handshake gets, not the same again."""
+    """One limit over all addresses of the host, proxy and TLS; urllib3 gives each the whole time anew."""
 
     def _new_conn(self) -> socket.socket:
-        if self.timeout is None:
-            return super()._new_conn()
-        limit = float(self.timeout)
-        started = SYSTEM_CLOCK.now()
-        sock = super()._new_conn()
-        sock.settimeout(max(limit - (SYSTEM_CLOCK.now() - started), 1e-3))
+        name, timeout = self._dns_host, self.timeout
+        limit = math.inf if timeout is None else SYSTEM_CLOCK.now() + float(timeout)
+        try:
+            found = socket.getaddrinfo(name.strip("[]"), self.port, type=socket.SOCK_STREAM)
+        except socket.gaierror as error:
+            raise Urllib3NameResolutionError(name, self, error) from error
+        try:
+            for left, address in zip(range(len(found) - 1, -1, -1), found, strict=True):
+                self._dns_host = str(address[4][0])
+                self.timeout = None if limit == math.inf else max(limit - SYSTEM_CLOCK.now(), 1e-3)
+                try:
+                    sock = super()._new_conn()
+                except (HTTPError, OSError):
+                    if left == 0 or SYSTEM_CLOCK.now() >= limit:
+                        raise
+                else:
+                    break
+        finally:
+            self._dns_host, self.timeout = name, timeout
+        if limit != math.inf:
+            sock.settimeout(max(limit - SYSTEM_CLOCK.now(), 1e-3))
         return sock
 
 

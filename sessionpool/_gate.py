@@ -77,7 +77,8 @@ class Gate(Generic[T]):
                 raise PoolClosed(f"pool {self._name!r} is closed; {what}")
             if refused:
                 raise PoolQueueFull(
-                    f"pool {self._name!r}: as many threads are waiting already as Limits.waiting allows; {what}"
+                    f"pool {self._name!r}: {self._ledger.max_waiting} threads are waiting already, "
+                    f"as many as Limits.waiting allows; {what}"
                 )
             self._await(permit, timeout, deadline)
         if permit.evicted is not None:
@@ -186,9 +187,7 @@ class Gate(Generic[T]):
         return text
 
     def _act(self, actions: Actions[T], reason: str) -> None:
-        for permit in actions.wake:
-            assert permit.baton is not None
-            permit.baton.release()
+        _wake(actions)
         for permit in actions.close:
             self._close_leased(permit, reason)
 
@@ -215,6 +214,11 @@ class Gate(Generic[T]):
                 continue
             finally:
                 self._lock.release()
-            for waiter in actions.wake:
-                assert waiter.baton is not None
-                waiter.baton.release()
+            _wake(actions)
+
+
+def _wake(actions: Actions[Any]) -> None:
+    for permit in actions.wake:
+        # Without one, its thread was interrupted before it could begin to wait, and is about to give the permit back.
+        if permit.baton is not None:
+            permit.baton.release()

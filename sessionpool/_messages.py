@@ -67,6 +67,8 @@ SECRET_FIELDS: Final = frozenset(
 
 # RFC 9110 §5.5: what no value may hold, since it could end the field and begin another.
 _FORBIDDEN = re.compile(r"[\r\n\0]")
+# What str.splitlines() takes for the end of a line, but for CR, which may be followed by LF.
+_LINE_ENDS: Final = "\n\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
 _UNRESERVED = re.compile(r"%(2[DdEe]|3[0-9]|4[1-9A-Fa-f]|5[0-9AaFf]|6[1-9A-Fa-f]|7[0-9AaEe])")
 _CHARSET = re.compile(r"charset\s*=\s*\"?'?([^\s;\"']+)", re.IGNORECASE)
 _LINK = re.compile(r"<([^>]*)>([^<]*)(?:,|$)")
@@ -157,10 +159,10 @@ def encode_field(name: str | bytes, value: object) -> bytes:
         value = value.decode("latin-1")
     if not isinstance(value, str):
         raise InvalidHeader(f"the value of header {name!r} must be str or bytes; got {type(value).__name__}")
-    if _FORBIDDEN.search(value):
-        shown = "" if name.lower() in SECRET_FIELDS else f": {value!r}"
+    if found := _FORBIDDEN.search(value):
         raise InvalidHeader(
-            f"the value of header {name!r} holds a CR, LF or NUL, which could smuggle in another header{shown}"
+            f"the value of header {name!r} holds {found[0]!r} at index {found.start()}; "
+            "a CR, LF or NUL could smuggle in another header"
         )
     try:
         encoded = value.strip(" \t").encode("latin-1")
@@ -416,6 +418,13 @@ class PreparedRequest:
         else:
             self._headers[name] = value
 
+    def set_field(self, name: str, value: str) -> None:
+        """Set a field, in place of the one that the header may hold."""
+        if self.has_field(name):
+            self.headers[name] = value
+        else:
+            self.add_field(name, value)
+
     def copy(self) -> PreparedRequest:
         """An independent request with the same header; the body is the same object."""
         twin = PreparedRequest(self.method, self._target, self.headers.copy(), hooks=self.hooks)
@@ -439,9 +448,11 @@ class PreparedRequest:
                     raise InvalidJSONError(f"the value for json= cannot be encoded: {error}") from error
                 content_type = "application/json"
         elif isinstance(data, (bytes, bytearray, memoryview)):
-            self.body = bytes(data)
+            self.body = bytes(data) or None
         elif isinstance(data, str):
-            self.body, content_type = data.encode("utf-8"), "application/x-www-form-urlencoded"
+            self.body = data.encode("utf-8") or None
+        elif isinstance(data, io.TextIOBase):
+            self.body = data.read().encode("utf-8")  # its length in bytes is not known before
         elif isinstance(data, (Mapping, list, tuple)):
             if data:
                 self.body, content_type = (
@@ -511,18 +522,25 @@ class PreparedRequest:
         return self.body is None or isinstance(self.body, bytes) or self._start is not None
 
     def _describe_body(self) -> None:
+        """Set the one field that frames the body (RFC 9112 §6.2), as the body is, whatever was set by hand."""
         body = self.body
         if body is None:
             if self.method not in ("GET", "HEAD") and not self.has_field("content-length"):
                 self.add_field("Content-Length", "0")  # RFC 9110 §8.6
-        elif isinstance(body, bytes):
-            if not self.has_field("content-length"):
-                self.add_field("Content-Length", str(len(body)))
-        elif self.body_length is not None:
-            if not self.has_field("content-length"):
-                self.add_field("Content-Length", str(self.body_length))
-        elif not self.has_field("transfer-encoding"):
-            self.add_field("Transfer-Encoding", "chunked")
+            return
+        length = len(body) if isinstance(body, bytes) else self.body_length
+        if length is None and self.has_field("content-length"):
+            # Of an iterable only the caller can know the length; the connection holds the iterable to it.
+            given = str(self.headers["Content-Length"])
+            if not given.isdecimal():
+                raise InvalidHeader(f"Content-Length must be a whole number of bytes; got {given!r}")
+            length = self.body_length = int(given)
+        if length is None:
+            self.set_field("Transfer-Encoding", "chunked")
+            return
+        if self.has_field("transfer-encoding"):
+            del self.headers["Transfer-Encoding"]
+        self.set_field("Content-Length", str(length))
 
 
 def _position(body: Any) -> int | None:
@@ -686,8 +704,8 @@ class Response:
 
     @property
     def ok(self) -> bool:
-        """The status is below 400."""
-        return self.status_code < 400
+        """`raise_for_status` would not raise."""
+        return not 400 <= self.status_code < 600
 
     @property
     def is_redirect(self) -> bool:
@@ -711,12 +729,12 @@ class Response:
         return found
 
     def raise_for_status(self) -> None:
-        """Raise if the status is 400 or more.
+        """Raise if the status is one of 4xx or 5xx.
 
         Raises:
             HTTPError: It is.
         """
-        if self.status_code >= 400:
+        if not self.ok:
             side = "Client" if self.status_code < 500 else "Server"
             raise HTTPError(
                 f"{self.status_code} {side} Error: {self.reason} for url: {_wire.redacted(self.url)}",
@@ -749,11 +767,9 @@ class Response:
     def content(self) -> bytes:
         """The body, decoded by its `Content-Encoding`; read now if it was not."""
         if self._content is None:
-            if self._consumed:
-                raise StreamConsumedError("the body was streamed and is not kept; it cannot be read again")
-            self._consumed = (
-                True  # also when reading fails: what came is no body, and no second try may take it for one
-            )
+            self._check_readable()
+            # Also when reading fails: what came is no body, and no second try may take it for one.
+            self._consumed = True
             reply = self._reply
             if reply is None or reply.head.encoded or self._raw is not None:
                 self._content = self._decode_all()
@@ -817,9 +833,8 @@ class Response:
             content = self._content
             size = chunk_size if chunk_size and chunk_size > 0 else len(content) or 1
             pieces: Iterator[bytes] = (content[at : at + size] for at in range(0, len(content), size))
-        elif self._consumed:
-            raise StreamConsumedError("the body was streamed and is not kept; it cannot be read again")
         else:
+            self._check_readable()
             pieces = self._stream(chunk_size)
         if not decode_unicode or self.encoding is None:
             return pieces
@@ -830,12 +845,17 @@ class Response:
         pending: Any = None
         for piece in self.iter_content(chunk_size, decode_unicode):
             chunk = piece if pending is None else pending + piece
-            lines = chunk.split(delimiter) if delimiter else chunk.splitlines()
-            # The last line is whole only if its end has come; after split() what follows the last end is last.
-            pending = lines.pop() if lines and (delimiter or lines[-1][-1:] == chunk[-1:]) else None
+            if delimiter:
+                *lines, pending = chunk.split(delimiter)
+            else:
+                lines = chunk.splitlines(keepends=True)
+                # The last line is whole only if its end has come, and a CR may be half of one.
+                end = lines[-1][-1:]
+                pending = None if end and end in (b"\n" if isinstance(end, bytes) else _LINE_ENDS) else lines.pop()
+                lines = [line.splitlines()[0] for line in lines]
             yield from lines
         if pending is not None:
-            yield pending
+            yield from [pending] if delimiter else pending.splitlines()
 
     def unread_at_most(self, size: int) -> bool:
         """The body has been read, or the header says that it is no longer than `size` bytes."""
@@ -854,14 +874,23 @@ class Response:
         if self._reply is not None:
             self._reply.close()
 
+    def _check_readable(self) -> None:
+        if self._consumed:
+            raise StreamConsumedError("the body was streamed and is not kept; it cannot be read again", response=self)
+        if self._reply is not None and self._reply.closed and not self._reply.complete:
+            raise StreamConsumedError("the response or its lease was closed before the body was read", response=self)
+
     def _decode_all(self) -> bytes:
         if self.raw is None:
             return b""
         try:
-            return self.raw.read(decode_content=True) or b""
+            content: bytes = self.raw.read(decode_content=True) or b""
         except _wire.Urllib3Error as error:
             self.close()
             raise _wire.own_error(error, self.request.target.host) from error
+        if self._reply is not None:
+            _wire.check_decoded(self.raw, self.request.target.host)
+        return content
 
     def _stream(self, chunk_size: int | None) -> Iterator[bytes]:
         self._consumed = True
@@ -874,6 +903,8 @@ class Response:
         except _wire.Urllib3Error as error:
             self.close()
             raise _wire.own_error(error, self.request.target.host) from error
+        if self._reply is not None:
+            _wire.check_decoded(raw, self.request.target.host)
 
 
 def _charset(content_type: str | None) -> str | None:

@@ -48,7 +48,7 @@ MAX_LINE: Final = 16 * 1024
 MAX_DIGITS: Final = 18
 
 # Groups: minor version, status, reason, and the fields with the line end before them.
-_HEAD = re.compile(r"HTTP/1\.([0-9]) ([0-9]{3})(?: ([^\r\n]*))?(\r?\n.*)", re.DOTALL)
+_HEAD = re.compile(r"HTTP/1\.([0-9]) ([1-9][0-9]{2})(?: ([^\r\n]*))?(\r?\n.*)", re.DOTALL)
 # The fields that decide about framing, reuse, cookies and redirects, looked for in a lower-cased head: 1 µs a head,
 # where IGNORECASE takes 2.6, seven searches 3.4, and `email.parser` 34. The status line comes before them, so a line
 # end does.
@@ -169,10 +169,10 @@ def parse_head(data: bytes, method: str, host: str) -> Head:
         else:
             location = location or _values(raw, _LOCATION)[0]
 
-    if version == 11:
-        reusable = "close" not in options or "close" not in _members(options)
-    else:
-        reusable = "keep-alive" in _members(options)
+    reusable = version == 11
+    if version == 10 or "close" in options:
+        members = _members(options)
+        reusable = "close" not in members and (version == 11 or "keep-alive" in members)
     length: int | None = None
     if lengths:
         length = int(lengths[0]) if len(lengths) == 1 and _is_length(lengths[0]) else _agreed_length(lengths, host)
@@ -201,7 +201,7 @@ def _values(raw: str, pattern: re.Pattern[str]) -> list[str]:
 
 def _members(value: str) -> list[str]:
     """The members of a list-valued field (RFC 9110 §5.6.1)."""
-    return [member.strip(" \t") for member in value.split(",")] if "," in value else [value]
+    return [member.strip(" \t") for member in value.split(",")]
 
 
 def _is_length(value: str) -> bool:
@@ -251,6 +251,20 @@ def urllib3_response(body: Any, head: Head, method: str, url: str) -> HTTPRespon
     )
 
 
+def check_decoded(response: HTTPResponse, host: str) -> None:
+    """Raise `ContentDecodingError` if a body has ended, and what it was encoded with has not.
+
+    urllib3 passes what it could decode off as all; whether that is so only its decoders know.
+    """
+    decoder = getattr(response, "_decoder", None)
+    decoders = getattr(decoder, "_decoders", [decoder])
+    for each in decoders:
+        state: Any = getattr(each, "_obj", None)
+        ended = state.is_finished() if hasattr(state, "is_finished") else getattr(state, "eof", True)
+        if not ended and response.tell():
+            raise ContentDecodingError(f"the body from {host} ends in the middle of its Content-Encoding")
+
+
 def own_error(error: Urllib3Error, host: str) -> RequestException:
     """The error of ours that urllib3 wrapped, or one for what its decoder found."""
     cause: BaseException | None = error
@@ -272,7 +286,9 @@ def split_url(url: str) -> Url:
     try:
         return parse_url(url)
     except LocationParseError as error:
-        raise InvalidURL(f"URL {redacted(url)!r} cannot be parsed: {error}") from None
+        # What urllib3 says may quote the URL, user's part included.
+        reason = "" if "@" in url or "?" in url else f": {error}"
+        raise InvalidURL(f"URL {redacted(url)!r} cannot be parsed{reason}") from None
 
 
 def check_token(text: object, what: str) -> None:
@@ -303,11 +319,15 @@ def _octets(text: str | bytes) -> bytes:
 
 def redacted(url: str) -> str:
     """The URL fit for a log or a message: no user, no password, no query (they hold tokens), no fragment."""
-    bare, query, _ = url.partition("?")
-    bare = bare.partition("#")[0]
-    scheme, mark, rest = bare.rpartition("//")
+    bare, query, _ = url.partition("#")[0].partition("?")
+    scheme, mark, rest = bare.partition("//") if "//" in bare else ("", "", bare)
     authority, slash, path = rest.partition("/")
-    return f"{scheme}{mark}{authority.rpartition('@')[2]}{slash}{path}{'?…' if query else ''}"
+    host = authority.rpartition("@")[2]
+    if not host.startswith("[") and not host.rpartition(":")[2].isdigit():
+        name, colon, _ = host.partition(":")
+        if colon:  # no port: perhaps a user, and a password with a slash in it that goes on in the path
+            return f"{scheme}{mark}{name}…"
+    return f"{scheme}{mark}{host}{slash}{path}{'?…' if query else ''}"
 
 
 def multipart(fields: Sequence[tuple[str, Any] | RequestField]) -> tuple[bytes, str]:

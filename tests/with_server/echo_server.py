@@ -236,8 +236,8 @@ class Server:
                 with contextlib.suppress(OSError):
                     socket.socket.shutdown(each, socket.SHUT_RDWR)
 
-    def handle(self, stream: io.BufferedIOBase, number: int) -> None:
-        """Serve one connection to its end; `number` is its own, from 1."""
+    def handle(self, stream: io.BufferedIOBase, sock: socket.socket, number: int) -> None:
+        """Serve one connection to its end; `stream` is over `sock`, `number` is its own, from 1."""
         raise NotImplementedError
 
     def _serve(self, sock: socket.socket) -> None:
@@ -254,7 +254,7 @@ class Server:
                     self._sockets.add(served)
                     self._sockets.discard(sock)
             with served.makefile("rwb") as stream:
-                self.handle(stream, number)
+                self.handle(stream, served, number)
         except (OSError, BadMessage):
             pass  # the client went away, did not like our certificate, or does not speak HTTP: tests of clients do that
         except Exception as error:  # noqa: BLE001 - kept for the test
@@ -286,7 +286,7 @@ class EchoServer(Server):
         self.answers.clear()
         self.seen.clear()
 
-    def handle(self, stream: io.BufferedIOBase, number: int) -> None:
+    def handle(self, stream: io.BufferedIOBase, sock: socket.socket, number: int) -> None:
         nth = 0
         while (seen := read_request(stream)) is not None:
             nth += 1

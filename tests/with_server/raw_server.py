@@ -104,6 +104,19 @@ def send_bytewise(data: bytes) -> Step:
     return send(*(data[at : at + 1] for at in range(len(data))))
 
 
+def repeatedly(*steps: Step) -> Step:
+    """Do these steps for each request, until the client closes instead of sending one."""
+
+    def step(peer: Peer) -> None:
+        while True:
+            if not peer.buffer:
+                peer.fill()
+            for each in steps:
+                each(peer)
+
+    return step
+
+
 def trickle(piece: bytes) -> Step:
     """Send a piece, wait a moment, and so on until the client has had enough."""
 
@@ -113,6 +126,11 @@ def trickle(piece: bytes) -> Step:
             peer.wait(threading.Event(), 0.01)
 
     return step
+
+
+def pause(seconds: float) -> Step:
+    """Be slow."""
+    return lambda peer: peer.wait(threading.Event(), seconds)
 
 
 def close(peer: Peer) -> None:
@@ -142,7 +160,7 @@ def close_notify(peer: Peer) -> None:
     """Say goodbye as TLS does, without waiting for the client's."""
     assert isinstance(peer.socket, ssl.SSLSocket)
     peer.socket.settimeout(0)
-    with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLSyscallError):
+    with contextlib.suppress(OSError):  # it has been sent; whatever the client has to say, it is not waited for
         peer.socket.unwrap()
     peer.socket.settimeout(PATIENCE)
 
@@ -509,8 +527,14 @@ def idle_connections(pool: SessionPool) -> list[Connection]:
 
 
 def stale_connections(pool: SessionPool) -> list[Connection]:
-    """Those of them that have something to read or have ended."""
-    return [connection for connection in idle_connections(pool) if connection._readable()]
+    """Those of them that have something to read or have ended, by what the kernel says."""
+    return [connection for connection in idle_connections(pool) if _has_news(connection._socket)]
+
+
+def _has_news(sock: socket.socket) -> bool:
+    poller = select.poll()
+    poller.register(sock, select.POLLIN)
+    return bool(poller.poll(0))
 
 
 def open_files() -> int:

@@ -14,10 +14,8 @@ import pytest
 
 from sessionpool import Limits, Observer, SessionPool, Timeout
 from sessionpool.exceptions import (
-    ChunkedEncodingError,
     ConnectError,
     ConnectionBroken,
-    ConnectionError,
     ConnectTimeout,
     IncompleteRead,
     MaySent,
@@ -42,7 +40,9 @@ from tests.with_server.raw_server import (
     half_close,
     head,
     idle_connections,
+    pause,
     playing,
+    repeatedly,
     reset,
     response,
     send,
@@ -447,30 +447,23 @@ def test_a_server_that_stops_in_the_middle_is_given_up(sent: bytes, stream: bool
 
 def test_the_read_timeout_is_between_bytes_and_not_over_all() -> None:
     """A server that goes on sending is waited for, as in requests."""
-    pauses = [threading.Event() for _ in range(6)]
-    steps: list[Step] = [expect(), send(head("Content-Length: 6"))]
-    for pause in pauses:
-        steps += [wait_for(pause), send(b"x")]
-    with playing(steps) as (pool, server), in_thread(pool.get, server.url, timeout=Timeout(read=1.0)) as call:
-        for pause in pauses:
-            time.sleep(0.2)  # it is the pauses that are tested: 1.2 s in all
-            pause.set()
+    slowly = [step for _ in range(6) for step in (pause(0.2), send(b"x"))]
+    with playing([expect(), send(head("Content-Length: 6")), *slowly]) as (pool, server):
+        answer = pool.get(server.url, timeout=Timeout(read=1.0))
 
-        assert call.get().content == b"x" * 6
+        assert answer.content == b"x" * 6
 
 
 def test_a_server_that_takes_nothing_is_given_up() -> None:
     """While the request is being sent, too."""
     go = threading.Event()
-    with playing([wait_for(go)]) as (pool, server):
+    with playing([wait_for(go), discard]) as (pool, server):
         with pytest.raises(ReadTimeout, match=r"took nothing.*Timeout\.read") as caught:
-            pool.post(server.url, data=b"x" * 50_000_000, timeout=Timeout(read=0.2))
+            pool.post(server.url, data=b"x" * 30_000_000, timeout=Timeout(read=0.2))
+        go.set()
 
         assert server.origin in str(caught.value)
-        server.failures.clear()
-        go.set()
-        for peer in server.peers:
-            socket.socket.shutdown(peer.socket, socket.SHUT_RDWR)
+        assert isinstance(caught.value, MaySent)
 
 
 @pytest.mark.parametrize(
@@ -502,33 +495,29 @@ def test_the_total_deadline_cuts_what_trickles(steps: list[Step], stream: bool) 
 def test_the_total_deadline_is_over_all_redirects() -> None:
     """Each hop takes from the same time."""
     moved = response(b"", "Location: /", status="302 Found")
-    slow: list[Step] = [expect(), lambda peer: peer.wait(threading.Event(), 0.05), send(moved)]
-    with playing(slow * 30) as (pool, server):
+    slow = repeatedly(expect(), pause(0.05), send(moved))
+    with playing([slow]) as (pool, server):
         with pytest.raises(ReadTimeout, match=r"Timeout\.total=0\.3 s"):
             pool.get(server.url, timeout=Timeout(read=10, total=0.3))
 
-        assert len(server.requests) <= 7
-        server.closing = True
+        assert 1 <= len(server.requests) <= 7
 
 
 def test_a_deadline_of_one_request_is_not_the_nexts() -> None:
     """A connection that was used in a hurry waits as long as it is told by the next request."""
-    go = threading.Event()
-    with playing([expect(), send(OK), expect(), wait_for(go), send(NEXT)]) as (pool, server):
+    with playing([expect(), send(OK), expect(), pause(0.4), send(NEXT)]) as (pool, server):
         pool.get(server.url, timeout=Timeout(read=0.2, total=0.2))
-        with in_thread(pool.get, server.url, timeout=Timeout(read=10)) as call:
-            time.sleep(0.4)  # longer than the first was given
-            go.set()
+        answer = pool.get(server.url, timeout=Timeout(read=10))
 
-        assert call.get().content == b"the next"
+        assert answer.content == b"the next"
 
 
 # --- no connection ---
 
 
 @contextlib.contextmanager
-def black_hole(host: str = "127.0.0.1", port: int = 0) -> Iterator[int]:
-    """A port that answers nothing: its queue is full, so the kernel drops whoever knocks."""
+def black_hole(host: str = "127.0.0.1", port: int = 0) -> Iterator[tuple[socket.socket, int]]:
+    """A listener whose port answers nothing: its queue is full, so the kernel drops whoever knocks."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
         listener.bind((host, port))
@@ -543,7 +532,7 @@ def black_hole(host: str = "127.0.0.1", port: int = 0) -> Iterator[int]:
                 break
         else:
             pytest.skip("this kernel has no full queues")
-        yield port
+        yield listener, port
 
 
 def free_port() -> int:
@@ -564,7 +553,7 @@ def asking(url: str, **kwargs: Any) -> tuple[RequestException, SessionPool]:
 
 def test_a_black_hole_is_given_up() -> None:
     """The error names the host, the limit and its number; nothing was sent, so that even a POST may be repeated."""
-    with black_hole() as port:
+    with black_hole() as (_, port):
         started = time.monotonic()
         error, _ = asking(f"http://127.0.0.1:{port}/", timeout=Timeout(connect=0.2))
 
@@ -579,7 +568,7 @@ def test_a_black_hole_is_given_up() -> None:
 
 def test_a_black_hole_is_given_up_at_the_deadline() -> None:
     """Whichever limit is reached first is the one that is named."""
-    with black_hole() as port:
+    with black_hole() as (_, port):
         error, _ = asking(f"http://127.0.0.1:{port}/", timeout=Timeout(connect=10, total=0.2))
 
         assert isinstance(error, ConnectTimeout)
@@ -602,7 +591,7 @@ def test_a_host_of_many_addresses_has_one_limit(monkeypatch: pytest.MonkeyPatch)
     """`Timeout.connect` is over all of a host's addresses, not for each again."""
     addresses = [f"127.0.0.{last}" for last in range(1, 9)]
     with contextlib.ExitStack() as stack:
-        port = stack.enter_context(black_hole(addresses[0]))
+        _, port = stack.enter_context(black_hole(addresses[0]))
         for address in addresses[1:]:
             stack.enter_context(black_hole(address, port))
         found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
@@ -673,7 +662,7 @@ def test_a_host_that_could_not_be_had_is_forgotten() -> None:
 
 def test_a_black_hole_holds_nobody_else_up() -> None:
     """Other hosts are served while one is knocked at in vain."""
-    with black_hole() as port, playing([expect(), send(OK)] * 1) as (pool, server):
+    with black_hole() as (_, port), playing([expect(), send(OK)] * 1) as (pool, server):
         with in_thread(pool.get, f"http://127.0.0.1:{port}/", timeout=Timeout(connect=1.0)) as knocking:
             eventually(lambda: pool.stats().leased == 1)
             answer = pool.get(server.url)
@@ -713,28 +702,17 @@ def test_a_server_that_hangs_up_while_uploading_is_an_error() -> None:
         assert isinstance(caught.value, MaySent)
 
 
-def test_an_early_answer_over_a_connection_that_stays_open_spoils_it() -> None:
-    """The rest of the request was not sent, so what the server takes for the next one would be that."""
-    early = response(b"enough", status="403 Forbidden")
-    sent = threading.Event()
-    first: Script = [expect("POST / ", head_only=True), send(early), arrived, tell(sent), discard]
-    with playing(first, [expect("GET / "), send(NEXT)]) as (pool, server):
-
-        def body() -> Iterator[bytes]:
-            yield b"some"
-            assert sent.wait(10)
-            yield b"more"
-
-        answer = pool.post(server.url, data=body())
-        following = pool.get(server.url) if server.open == 0 else None
+def test_an_answer_to_half_a_request_is_delivered_and_its_connection_closed() -> None:
+    """A server that answers, reads no further and does not close: the rest would be taken for the next request."""
+    early, go = response(b"enough", status="403 Forbidden"), threading.Event()
+    first: Script = [expect("POST / ", head_only=True), send(early), wait_for(go), discard]
+    with playing(first, [expect("GET / "), send(NEXT)], timeout=Timeout(read=0.3)) as (pool, server):
+        answer = pool.post(server.url, data=b"x" * 30_000_000)
+        go.set()
+        following = pool.get(server.url, timeout=10)
 
         assert (answer.status_code, answer.content) == (403, b"enough")
-        assert following is None or following.content == b"the next"
-        if following is None:  # it was sent in full, so the connection is good
-            server.failures.clear()
-            pool.close()
-            with SessionPool(trust_env=False) as other:
-                assert other.get(server.url).content == b"the next"
+        assert following.content == b"the next"
 
 
 # --- a pool closed by force ---
@@ -768,15 +746,14 @@ def test_closing_by_force_wakes_who_waits_for_an_answer(method: str, reused: boo
 @pytest.mark.parametrize("stream", [False, True])
 def test_closing_by_force_wakes_who_reads_a_body(wire: bytes, stream: bool) -> None:
     """It is an error that names the reason, and never an end, also where the end of the connection is the body's."""
-    with playing([expect(), send(wire + b"", b"3\r\nabc\r\n"), discard]) as (pool, server):
+    sent = threading.Event()
+    with playing([expect(), send(wire, b"3\r\nabc\r\n"), arrived, tell(sent), discard]) as (pool, server):
 
         def read() -> bytes:
             return b"".join(pool.get(server.url, stream=stream).iter_content(1000))
 
         with in_thread(read) as call:
-            eventually(lambda: server.requests)
-            server_side = server.peers[0]
-            eventually(lambda: unread_by_client(server_side.socket) == 0)
+            assert sent.wait(10)
             report = pool.close(timeout=0)
 
         assert report.cut == 1
@@ -785,26 +762,44 @@ def test_closing_by_force_wakes_who_reads_a_body(wire: bytes, stream: bool) -> N
         assert "was closed" in str(call.error)
 
 
-def unread_by_client(sock: socket.socket) -> int:
-    """Bytes that the client's kernel has not acknowledged."""
-    import fcntl
-    import struct
-    import termios
-
-    return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))[0])
-
-
 def test_closing_by_force_wakes_who_sends() -> None:
     """A thread blocked in writing its request wakes as well."""
     go = threading.Event()
-    with playing([wait_for(go)]) as (pool, server):
-        with in_thread(pool.post, server.url, data=b"x" * 50_000_000) as call:
-            eventually(lambda: server.peers)
-            await_bytes(server.peers[0])
+    with playing([await_bytes, tell(go), wait_for(go), discard]) as (pool, server):
+        with in_thread(pool.post, server.url, data=b"x" * 30_000_000) as call:
+            assert go.wait(10)
             pool.close(timeout=0)
 
         assert isinstance(call.error, ConnectionBroken)
         assert "was closed" in str(call.error)
+
+
+def test_a_request_that_waits_for_its_connection_is_not_sent_after_the_pool_was_closed() -> None:
+    """Whoever closes by force may rely on it: from then on nothing new reaches a server."""
+    with black_hole() as (listener, port), SessionPool(trust_env=False) as pool:
+        with in_thread(pool.post, f"http://127.0.0.1:{port}/", timeout=Timeout(connect=10, read=1)) as call:
+            eventually(lambda: pool.stats().leased == 1)
+            pool.close(timeout=0)
+            accepted = []
+            while not call.is_done:  # room in the queue: the kernel knocks again after a second
+                listener.settimeout(0.05)
+                with contextlib.suppress(TimeoutError):
+                    accepted.append(listener.accept()[0])
+        received = [received_by(sock) for sock in accepted]
+
+        assert not any(received)
+        assert isinstance(call.error, NotSent)
+        audit(pool)
+
+
+def received_by(sock: socket.socket) -> bytes:
+    """What lies in its queue; it is closed."""
+    with sock:
+        sock.settimeout(0)
+        try:
+            return sock.recv(1000)
+        except OSError:
+            return b""
 
 
 def test_closing_leaves_the_answer_to_who_is_in_time() -> None:
@@ -840,9 +835,8 @@ def test_a_permit_for_one_serves_through_all_faults() -> None:
     timeout = Timeout(pool=0, read=0.2)
     with playing(*scripts, limits=Limits(per_host=1), timeout=timeout) as (pool, server):
         for _ in faults:
-            with pytest.raises(RequestException) as caught:
+            with pytest.raises(RequestException):
                 pool.get(server.url)
-            assert isinstance(caught.value, (ConnectionError, ReadTimeout, ChunkedEncodingError, RequestException))
             assert pool.get(server.url).content == b"the next"
             eventually(lambda: len(stale_connections(pool)) == pool.stats().idle)
 

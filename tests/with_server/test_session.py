@@ -1696,6 +1696,16 @@ def test_the_functions_need_no_session(server: EchoServer, theirs: Any) -> None:
     eventually(lambda: server.open == 0)
 
 
+def test_a_function_that_fails_leaves_nothing_open(server: EchoServer) -> None:
+    """Also while somebody keeps the error, the connections of the failed call are closed."""
+    server.answers["/loop"] = redirect("/loop")
+    with pytest.raises(exceptions.TooManyRedirects) as raised:
+        sessionpool.get(server.url + "/loop")
+
+    eventually(lambda: server.open == 0)
+    assert raised.value.response.status_code == 302
+
+
 def test_a_stream_of_a_function_can_be_read(server: EchoServer) -> None:
     """`sessionpool.get(stream=True)` keeps its connection until the body has been read, then gives it up."""
     server.answers["/large"] = answer_of(b"x" * 1_000_000)

@@ -1,0 +1,589 @@
+"""Through a proxy: what it is asked for, who is let past it, and what happens when it says no."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import io
+import selectors
+import socket
+import ssl
+import threading
+from base64 import b64encode
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import attrs
+import pytest
+import trustme
+
+from sessionpool import Limits, Session, SessionPool, exceptions
+from tests.helpers import eventually, in_thread
+from tests.with_server.echo_server import Answer, EchoServer, Seen, Server, page, read_request, redirect, write_answer
+
+HOP_BY_HOP = {"connection", "keep-alive", "proxy-authorization", "transfer-encoding", "content-length"}
+
+
+class Proxy(Server):
+    """Forwards plain http, and tunnels what CONNECT asks for.
+
+    Args:
+        password: What `Proxy-Authorization` has to say, as user:password; `None` lets everybody in.
+        refusal: The status that every CONNECT gets instead of a tunnel.
+
+    Attributes:
+        seen: What it was asked, in order; of a tunnel only the CONNECT.
+    """
+
+    def __init__(self, *, password: str | None = None, refusal: int | None = None) -> None:
+        super().__init__()
+        self.seen: list[Seen] = []
+        self._refusal = refusal
+        self._wanted = None if password is None else f"Basic {b64encode(password.encode()).decode()}"
+
+    def handle(self, stream: io.BufferedIOBase, sock: socket.socket, number: int) -> None:
+        while (seen := read_request(stream)) is not None:
+            self.seen.append(attrs.evolve(seen, connection=number))
+            if self._wanted is not None and seen.header("proxy-authorization") != self._wanted:
+                write_answer(stream, Answer(b"who?", 407, [("Proxy-Authenticate", 'Basic realm="proxy"')]), seen.method)
+            elif seen.method != "CONNECT":
+                write_answer(stream, _forwarded(seen), seen.method)
+            elif self._refusal is not None:
+                write_answer(stream, Answer(b"no", self._refusal), "GET")
+            else:
+                _tunnel(stream, sock, seen.target)
+                return
+
+
+def _tunnel(stream: io.BufferedIOBase, client: socket.socket, authority: str) -> None:
+    host, _, port = authority.rpartition(":")
+    with socket.create_connection((host.strip("[]"), int(port))) as upstream:
+        # The client awaits this before it sends more, so that nothing of the tunnel lies in the stream's buffer.
+        stream.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        stream.flush()
+        with selectors.DefaultSelector() as selector:
+            selector.register(client, selectors.EVENT_READ, upstream)
+            selector.register(upstream, selectors.EVENT_READ, client)
+            while True:
+                for key, _ in selector.select():
+                    source: Any = key.fileobj
+                    data = source.recv(65536)
+                    if not data:
+                        return
+                    key.data.sendall(data)
+
+
+def _forwarded(seen: Seen) -> Answer:
+    url = urlsplit(seen.target)
+    assert url.scheme == "http", f"a proxy is asked for absolute URLs, this is {seen.target!r}"
+    connection = http.client.HTTPConnection(url.hostname or "", url.port or 80)
+    with contextlib.closing(connection):
+        target = urlunsplit(("", "", url.path, url.query, ""))
+        connection.putrequest(seen.method, target, skip_host=True, skip_accept_encoding=True)
+        for name, value in seen.headers:
+            if name.lower() not in HOP_BY_HOP:
+                connection.putheader(name, value)
+        connection.putheader("Via", "1.1 test")
+        connection.putheader("Content-Length", str(len(seen.body)))
+        connection.endheaders(seen.body)
+        response = connection.getresponse()
+        fields = [(name, value) for name, value in response.getheaders() if name.lower() not in HOP_BY_HOP]
+        return Answer(response.read(), response.status, fields, response.reason)
+
+
+@pytest.fixture(autouse=True)
+def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "request_method"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture
+def proxy() -> Iterator[Proxy]:
+    """Lets everybody in."""
+    with Proxy() as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def guarded() -> Iterator[Proxy]:
+    """Wants to know who asks."""
+    with Proxy(password="ada:s3cr@t") as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def server() -> Iterator[EchoServer]:
+    """Where the proxy leads to."""
+    with EchoServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def ca_file(authority: trustme.CA, tmp_path: Path) -> str:
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    return str(tmp_path / "ca.pem")
+
+
+@pytest.fixture
+def secure(authority: trustme.CA) -> Iterator[EchoServer]:
+    """The same over TLS."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    with EchoServer(tls=context) as server:
+        yield server
+
+
+@pytest.fixture
+def session() -> Iterator[Session]:
+    with Session() as session:
+        yield session
+
+
+def with_userinfo(url: str, userinfo: str = "ada:s3cr%40t") -> str:
+    return url.replace("://", f"://{userinfo}@")
+
+
+# --- plain http: the proxy forwards ---
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "DELETE"])
+def test_a_proxy_is_asked_for_the_whole_url(method: str, proxy: Proxy, server: EchoServer, session: Session) -> None:
+    """RFC 9112 §3.2.2: the absolute target, without fragment, user and password; the answer is the server's."""
+    response = session.request(
+        method, with_userinfo(server.url, "u:p") + "/a%20b?c=d#e", data=b"body", proxies={"http": proxy.url}
+    )
+
+    assert proxy.seen[0].target == f"{server.url}/a%20b?c=d"
+    assert proxy.seen[0].header("host") == server.url.removeprefix("http://")
+    assert (server.seen[0].method, server.seen[0].target, server.seen[0].body) == (method, "/a%20b?c=d", b"body")
+    assert server.seen[0].header("via") == "1.1 test"
+    assert response.url == with_userinfo(server.url, "u:p") + "/a%20b?c=d#e"
+
+
+def test_a_connection_to_a_proxy_is_used_again(proxy: Proxy, server: EchoServer, session: Session) -> None:
+    """Requests in turn go over one connection to the proxy, and none goes past it."""
+    session.proxies = {"http": proxy.url}
+    for _ in range(5):
+        assert session.get(server.url).ok
+
+    assert {seen.connection for seen in proxy.seen} == {1}
+    assert proxy.accepted == 1
+
+
+def test_a_host_of_ones_own_goes_through_a_proxy(proxy: Proxy, server: EchoServer, session: Session) -> None:
+    """`Host` set by hand is sent, once, also where the target is absolute."""
+    session.get(server.url, headers={"Host": "example.com"}, proxies={"http": proxy.url})
+
+    assert proxy.seen[0].all("host") == ["example.com"]
+    assert proxy.seen[0].target == f"{server.url}/"
+
+
+def test_a_body_of_chunks_goes_through_a_proxy(proxy: Proxy, server: EchoServer, session: Session) -> None:
+    """An iterable body goes to the proxy as it would to the server."""
+    session.post(server.url, data=iter([b"one", b"two"]), proxies={"http": proxy.url})
+
+    assert server.seen[0].body == b"onetwo"
+
+
+def test_a_redirect_goes_through_the_proxy_too(proxy: Proxy, server: EchoServer, session: Session) -> None:
+    """Each hop takes the proxy that is meant for it."""
+    server.answers["/from"] = redirect("/to")
+    response = session.get(server.url + "/from", proxies={"http": proxy.url})
+
+    assert [urlsplit(seen.target).path for seen in proxy.seen] == ["/from", "/to"]
+    assert len(response.history) == 1
+
+
+# --- https: the proxy tunnels ---
+
+
+def test_https_goes_through_a_tunnel(proxy: Proxy, secure: EchoServer, ca_file: str, session: Session) -> None:
+    """CONNECT, then TLS with the server itself; the proxy sees host and port and nothing else (RFC 9110 §9.3.6)."""
+    session.verify = ca_file
+    response = session.get(
+        secure.url + "/secret?token=1",
+        proxies={"https": proxy.url},
+        headers={"X-Secret": "1"},
+        auth=("user", "pass"),
+    )
+    (connect,) = proxy.seen
+
+    assert (connect.method, connect.target) == ("CONNECT", f"127.0.0.1:{secure.port}")
+    assert connect.header("host") in (None, f"127.0.0.1:{secure.port}")
+    assert [connect.header(name) for name in ("x-secret", "authorization", "cookie", "user-agent")] == [None] * 4
+    assert response.json()["target"] == "/secret?token=1"
+    assert secure.seen[0].header("x-secret") == "1"
+    assert secure.seen[0].header("host") == f"127.0.0.1:{secure.port}"
+
+
+def test_a_tunnel_is_used_again(proxy: Proxy, secure: EchoServer, ca_file: str, session: Session) -> None:
+    """Requests in turn go through one tunnel."""
+    session.verify, session.proxies = ca_file, {"https": proxy.url}
+    for _ in range(5):
+        assert session.get(secure.url).ok
+
+    assert len(proxy.seen) == 1
+    assert secure.accepted == 1
+
+
+def test_a_certificate_is_checked_through_a_tunnel(proxy: Proxy, secure: EchoServer, session: Session) -> None:
+    """A server we do not trust is not trusted through a proxy either: SSLError, and no request."""
+    session.trust_env = False
+    with pytest.raises(exceptions.SSLError, match="certificate"):
+        session.get(secure.url, proxies={"https": proxy.url})
+
+    assert secure.seen == []
+    assert session._transport.stats().leased == 0
+
+
+# --- who asks ---
+
+
+def test_the_proxys_password_goes_to_the_proxy(guarded: Proxy, server: EchoServer, session: Session) -> None:
+    """For plain http it is a field of each request, decoded from the proxy's URL; Authorization is the server's."""
+    response = session.get(server.url, proxies={"http": with_userinfo(guarded.url)}, auth=("user", "pass"))
+
+    assert response.ok
+    assert guarded.seen[0].header("proxy-authorization") == "Basic " + b64encode(b"ada:s3cr@t").decode()
+    assert server.seen[0].header("proxy-authorization") is None
+    assert server.seen[0].header("authorization") == "Basic " + b64encode(b"user:pass").decode()
+
+
+def test_the_proxys_password_does_not_go_through_the_tunnel(
+    guarded: Proxy, secure: EchoServer, ca_file: str, session: Session
+) -> None:
+    """For https it is said with CONNECT, and the server never sees it."""
+    response = session.get(secure.url, proxies={"https": with_userinfo(guarded.url)}, verify=ca_file)
+
+    assert response.ok
+    assert guarded.seen[0].header("proxy-authorization") == "Basic " + b64encode(b"ada:s3cr@t").decode()
+    assert secure.seen[0].header("proxy-authorization") is None
+
+
+def test_the_proxys_password_does_not_follow_a_redirect_past_the_proxy(
+    guarded: Proxy, server: EchoServer, session: Session
+) -> None:
+    """A hop that goes without the proxy does not carry the proxy's password."""
+    with EchoServer("127.0.0.2") as direct:
+        server.answers["/from"] = redirect(direct.url + "/to")
+        session.get(server.url + "/from", proxies={"http://127.0.0.1": with_userinfo(guarded.url)})
+
+        assert direct.seen[0].header("proxy-authorization") is None
+        assert len(guarded.seen) == 1
+
+
+def test_a_proxy_that_wants_to_know_who_asks(guarded: Proxy, server: EchoServer, session: Session) -> None:
+    """For plain http, 407 is an answer like any other, as in requests."""
+    response = session.get(server.url, proxies={"http": guarded.url})
+
+    assert response.status_code == 407
+    assert server.seen == []
+
+
+@pytest.mark.parametrize("userinfo", ["", "ada:wrong@", "ada@"])
+def test_a_tunnel_is_refused_without_the_password(
+    userinfo: str, guarded: Proxy, secure: EchoServer, session: Session
+) -> None:
+    """ProxyError with the status; the server was never reached, and no password is shown."""
+    with pytest.raises(exceptions.ProxyError, match="407") as raised:
+        session.get(secure.url, proxies={"https": guarded.url.replace("://", f"://{userinfo}")}, verify=False)
+
+    assert isinstance(raised.value, exceptions.NotSent)
+    assert isinstance(raised.value, exceptions.ConnectionError)
+    assert secure.url in str(raised.value)
+    assert "wrong" not in str(raised.value)
+    assert secure.seen == []
+    assert session._transport.stats().leased == 0
+
+
+@pytest.mark.parametrize("status", [403, 502, 503])
+def test_a_tunnel_is_refused(status: int, secure: EchoServer, session: Session) -> None:
+    """ProxyError with the status that the proxy gave."""
+    with Proxy(refusal=status) as proxy, pytest.raises(exceptions.ProxyError, match=str(status)):
+        session.get(secure.url, proxies={"https": proxy.url}, verify=False)
+
+    assert secure.seen == []
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_proxy_that_is_not_there(scheme: str, session: Session) -> None:
+    """ProxyError says what was wanted and that it was refused, and may be sent again whatever the method."""
+    with pytest.raises(exceptions.ProxyError, match="refused") as raised:
+        session.post(f"{scheme}://example.com/", proxies={scheme: "http://ada:s3cret@127.0.0.1:1"})
+
+    assert isinstance(raised.value, exceptions.NotSent)
+    assert f"{scheme}://example.com" in str(raised.value)
+    assert "s3cret" not in str(raised.value)
+    assert raised.value.request is not None
+
+
+def test_a_proxy_whose_name_nobody_knows(session: Session) -> None:
+    """ProxyError, for it is the proxy that cannot be found."""
+    with pytest.raises(exceptions.ProxyError):
+        session.get("http://example.com/", proxies={"http": "http://no-such-host.invalid:3128"})
+
+
+def test_a_proxy_that_says_nothing(session: Session) -> None:
+    """A proxy that takes the connection and then answers nothing costs no more than the connect timeout."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        with pytest.raises((exceptions.ConnectTimeout, exceptions.ProxyError)) as raised:
+            session.get("https://example.com/", proxies={"https": f"http://127.0.0.1:{port}"}, timeout=0.1)
+
+    assert isinstance(raised.value, exceptions.NotSent)
+    assert "0.1 s" in str(raised.value)
+
+
+def test_a_proxy_that_closes_at_once(session: Session) -> None:
+    """ProxyError where the tunnel breaks before it stands."""
+
+    class Rude(Server):
+        def handle(self, stream: io.BufferedIOBase, sock: socket.socket, number: int) -> None:
+            read_request(stream)
+
+    with Rude() as rude, pytest.raises(exceptions.ProxyError):
+        session.get("https://example.com/", proxies={"https": rude.url})
+
+
+@pytest.mark.parametrize(
+    ("url", "error"),
+    [
+        ("socks5://127.0.0.1:1", exceptions.InvalidSchema),
+        ("ftp://127.0.0.1:1", exceptions.InvalidSchema),
+        ("http://", exceptions.InvalidProxyURL),
+        ("http://h:port", exceptions.InvalidURL),
+    ],
+)
+def test_what_is_no_proxy(url: str, error: type[Exception], server: EchoServer, session: Session) -> None:
+    """A proxy's URL that cannot be used is said to be that, before anything is sent."""
+    with pytest.raises(error, match="proxy"):
+        session.get(server.url, proxies={"http": url})
+
+    assert server.seen == []
+
+
+def test_a_proxy_without_a_scheme(proxy: Proxy, server: EchoServer, session: Session) -> None:
+    """`host:port` is taken for http, as in requests."""
+    assert session.get(server.url, proxies={"http": proxy.url.removeprefix("http://")}).ok
+
+    assert len(proxy.seen) == 1
+
+
+# --- which proxy ---
+
+
+@pytest.mark.parametrize(
+    ("proxies", "chosen"),
+    [
+        ({"http": "A"}, "A"),
+        ({"https": "A"}, None),
+        ({"all": "A"}, "A"),
+        ({"http": "A", "all": "B"}, "A"),
+        ({"http://127.0.0.1": "A", "http": "B"}, "A"),
+        ({"http://127.0.0.2": "A", "http": "B"}, "B"),
+        ({"all://127.0.0.1": "A", "all": "B"}, "A"),
+        ({"http": "A", "all://127.0.0.1": "B"}, "A"),
+        ({"http": ""}, None),
+        ({"http": None}, None),
+        ({}, None),
+    ],
+)
+def test_the_most_particular_proxy_is_taken(
+    proxies: dict[str, Any], chosen: str | None, server: EchoServer, session: Session
+) -> None:
+    """Scheme and host before scheme before all; nothing for none."""
+    with Proxy() as a, Proxy() as b:
+        urls = {"A": a.url, "B": b.url}
+        given = {name: urls.get(value, value) for name, value in proxies.items()}
+        assert session.get(server.url, proxies=given).ok
+        session.proxies = given
+        assert session.get(server.url).ok
+
+        assert (len(a.seen), len(b.seen)) == (2 if chosen == "A" else 0, 2 if chosen == "B" else 0)
+        assert len(server.seen) == 2
+
+
+def test_the_calls_proxies_go_over_the_sessions(server: EchoServer, session: Session) -> None:
+    """By scheme: what the call does not name is as the session says."""
+    with Proxy() as a, Proxy() as b:
+        session.proxies = {"http": a.url}
+        session.get(server.url, proxies={"http": b.url})
+        session.get(server.url, proxies={"https": b.url})
+        session.get(server.url, proxies={"http": None})  # type: ignore[dict-item]  # as in requests: none
+
+        assert (len(a.seen), len(b.seen), len(server.seen)) == (1, 1, 3)
+
+
+# --- the environment ---
+
+
+@pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"])
+def test_the_environment_names_a_proxy(
+    name: str, proxy: Proxy, server: EchoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sessions and pools that are made afterwards use it; with `trust_env=False` they do not."""
+    monkeypatch.setenv(name, proxy.url)
+    with Session() as session, SessionPool() as pool, SessionPool(trust_env=False) as deaf:
+        assert session.get(server.url).ok
+        assert pool.get(server.url).ok
+        assert len(proxy.seen) == 2
+        assert deaf.get(server.url).ok
+        session.trust_env = False
+        assert session.get(server.url).ok
+
+    assert len(proxy.seen) == 2
+
+
+def test_the_environment_is_read_once(proxy: Proxy, server: EchoServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What changes after a pool was made does not change the pool, neither the proxy nor who is spared it."""
+    with SessionPool() as before:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        with SessionPool() as spared:
+            monkeypatch.delenv("NO_PROXY")
+            with SessionPool() as proxied:
+                monkeypatch.delenv("HTTP_PROXY")
+                assert before.get(server.url).ok
+                assert spared.get(server.url).ok
+                assert proxy.seen == []
+                assert proxied.get(server.url).ok
+                assert len(proxy.seen) == 1
+
+
+def test_explicit_proxies_go_over_the_environment(server: EchoServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours: what was said to the pool, the session or the call counts. In requests the environment beats the session."""
+    with Proxy() as environment, Proxy() as explicit:
+        monkeypatch.setenv("HTTP_PROXY", environment.url)
+        with SessionPool(proxies={"http": explicit.url}) as pool, Session() as session:
+            pool.get(server.url)
+            session.get(server.url, proxies={"http": explicit.url})
+            session.proxies = {"http": explicit.url}
+            session.get(server.url)
+
+        assert (len(environment.seen), len(explicit.seen)) == (0, 3)
+
+
+SPARED = {
+    "127.0.0.1": True,
+    "127.0.0.1:PORT": True,
+    "127.0.0.1:1": False,
+    "127.0.0.0/8": True,
+    "10.0.0.0/8": False,
+    "example.com,127.0.0.1": True,
+    " example.com , 127.0.0.1 ": True,
+    "*": True,
+    "127.0.0.2": False,
+    "example.com": False,
+    "": False,
+    ",": False,
+}
+
+
+@pytest.mark.parametrize(("no_proxy", "spared"), SPARED.items())
+def test_no_proxy(
+    no_proxy: str, spared: bool, proxy: Proxy, server: EchoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NO_PROXY spares addresses, networks, host and port, or all; in requests the same."""
+    monkeypatch.setenv("HTTP_PROXY", proxy.url)
+    monkeypatch.setenv("NO_PROXY", no_proxy.replace("PORT", str(server.port)))
+    with Session() as session:
+        assert session.get(server.url).ok
+
+    assert (len(proxy.seen) == 0) is spared
+
+
+@pytest.mark.parametrize(("no_proxy", "spared"), SPARED.items())
+def test_no_proxy_in_requests(
+    no_proxy: str, spared: bool, proxy: Proxy, server: EchoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table above is that of requests."""
+    requests = pytest.importorskip("requests", reason="requests, with which we are compared, is not installed")
+    monkeypatch.setenv("HTTP_PROXY", proxy.url)
+    monkeypatch.setenv("NO_PROXY", no_proxy.replace("PORT", str(server.port)))
+    with requests.Session() as session:
+        assert session.get(server.url).ok
+
+    assert (len(proxy.seen) == 0) is spared
+
+
+@pytest.mark.parametrize(
+    ("no_proxy", "host", "spared"),
+    [
+        ("example.com", "example.com", True),
+        ("example.com", "www.example.com", True),
+        (".example.com", "www.example.com", True),
+        (".example.com", "example.com", True),
+        ("example.com", "badexample.com", False),
+        ("EXAMPLE.com", "www.example.COM", True),
+        ("www.example.com", "example.com", False),
+    ],
+)
+def test_no_proxy_spares_a_domain(
+    no_proxy: str, host: str, spared: bool, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name spares its host and all below it."""
+    monkeypatch.setenv("HTTP_PROXY", proxy.url)
+    monkeypatch.setenv("NO_PROXY", no_proxy)
+    with Session() as session:
+        prepared = session._prepare("GET", f"http://{host}/", *[None] * 8)
+        route = session._route(prepared, None, True, None)
+
+    assert (route.proxy is None) is spared
+
+
+# --- with the pool ---
+
+
+def test_limits_hold_through_a_proxy(proxy: Proxy, server: EchoServer) -> None:
+    """`per_host` counts an origin behind a proxy as the origin it is: so many connections to the proxy for it."""
+    with SessionPool(limits=Limits(per_host=3), proxies={"http": proxy.url}, workers=12) as pool:
+        statuses = list(pool.map(lambda session, path: session.get(server.url + path).status_code, ["/a"] * 100))
+        stats = pool.stats()
+
+    assert statuses == [200] * 100
+    assert stats.peak <= 3
+    assert proxy.accepted == stats.opened
+    ((key, host),) = stats.hosts.items()
+    assert str(key).startswith(server.url)
+    assert host.limit == 3
+
+
+def test_connections_are_not_shared_between_proxy_passwords(guarded: Proxy, secure: EchoServer, ca_file: str) -> None:
+    """A tunnel that was opened as one user is not used for another."""
+    with SessionPool(verify=ca_file, limits=Limits(per_host=1)) as pool:
+        assert pool.get(secure.url, proxies={"https": with_userinfo(guarded.url)}).ok
+        with pytest.raises(exceptions.ProxyError, match="407"):
+            pool.get(secure.url, proxies={"https": with_userinfo(guarded.url, "eve:guess")})
+        assert pool.get(secure.url, proxies={"https": with_userinfo(guarded.url)}).ok
+
+    assert len(secure.seen) == 2
+
+
+def test_closing_a_pool_closes_its_tunnels(proxy: Proxy, secure: EchoServer, ca_file: str) -> None:
+    """No connection stays, neither to the proxy nor through it; one in use is cut."""
+    go_on = threading.Event()
+
+    def wait(seen: Seen) -> Answer:
+        assert go_on.wait(20)
+        return page()
+
+    secure.answers["/wait"] = wait
+    pool = SessionPool(verify=ca_file, proxies={"https": proxy.url})
+    assert pool.get(secure.url).ok
+    with in_thread(pool.get, secure.url + "/wait") as call:
+        eventually(lambda: len(secure.seen) == 2)
+        report = pool.close(timeout=0.05)
+        go_on.set()
+    with pytest.raises(exceptions.ConnectionError, match="closed"):
+        call.get()
+
+    assert report.cut == 1
+    eventually(lambda: proxy.open == secure.open == 0)
