@@ -16,7 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import attrs
 from urllib3._base_connection import ProxyConfig
@@ -48,6 +48,7 @@ from sessionpool.exceptions import (
     ReadTimeout,
     RequestException,
     SSLError,
+    StreamConsumedError,
 )
 
 # What one recv may bring. Large enough for most whole answers; the kernel rarely has more at once.
@@ -206,14 +207,14 @@ class Connection:
         read_timeout: float | None,
         deadline: Deadline,
     ) -> int:
-        """Write a request; the bytes written, those of an iterable not counted.
+        """Write a request; how many bytes it has.
 
         An iterable body goes chunked, or, with `length`, as that many bytes. A server that answers before it has read
         everything and closes makes the writing fail; its answer is read all the same (`read_head`), and only if there
         is none the failure is raised.
 
         Raises:
-            ConnectionBroken: Not one byte could be written; `unsent` is set.
+            ConnectionBroken: Not one byte could be written to a connection that was used before; `unsent` is set.
             ReadTimeout: The server took nothing in time.
         """
         self.uses += 1
@@ -230,8 +231,11 @@ class Connection:
         except _TIMED_OUT:
             raise self._timed_out("took nothing") from None
         except OSError as error:
-            self.unsent = True  # what a call to send fails with, the kernel has not taken any of
-            raise self._broken(f"broke the connection: {_reason(error)}") from error
+            if self.uses > 1:
+                self.unsent = True  # of what a call to send fails with, the kernel has taken nothing
+                raise self._broken(f"broke the connection: {_reason(error)}") from error
+            self._send_error = error  # a new connection's first word may be why: a TLS alert, a refusal
+            return 0
         try:
             if accepted < len(first):
                 self._write(first[accepted:])
@@ -240,7 +244,7 @@ class Connection:
             if isinstance(body, bytes):
                 self._write(body)
                 return len(first) + len(body)
-            self._write_stream(body, length)
+            return len(first) + self._write_stream(body, length)
         except _UnwritableError:
             pass  # read_head looks for an answer first
         return len(first)
@@ -324,7 +328,7 @@ class Connection:
             self._send_error = error
             raise _UnwritableError from error
 
-    def _write_stream(self, chunks: Iterable[bytes], length: int | None) -> None:
+    def _write_stream(self, chunks: Iterable[bytes], length: int | None) -> int:
         sent = 0
         for chunk in chunks:
             if not chunk:
@@ -340,6 +344,7 @@ class Connection:
             raise RequestException(
                 f"the body for {self.host} has {more}{min(sent, length)} bytes where Content-Length promised {length}"
             )
+        return sent
 
     def _receive(self, size: int) -> bytes:
         if self._deadline is not NEVER:  # else it stays as `send` set it
@@ -402,7 +407,7 @@ class Reply:
     Attributes:
         head: The head.
         elapsed: Seconds from asking for a connection to the end of the head.
-        sent: Bytes of the request, a streamed body not counted.
+        sent: Bytes of the request, chunk framing not counted.
         received: Bytes of the body so far.
         complete: The body has been read to its end.
         trailers: The trailer section of a chunked body (RFC 9112 §7.1.2), once it has ended.
@@ -450,9 +455,14 @@ class Reply:
             self._end(complete=True)
 
     @property
-    def closed(self) -> bool:
-        """Nothing more will come."""
+    def ended(self) -> bool:
+        """The connection has gone back."""
         return self._owner is None
+
+    @property
+    def closed(self) -> bool:
+        """The body has been read to its end; false for one that was given up, whose reading has to fail."""
+        return self.complete
 
     def read(self, amt: int | None = None) -> bytes:
         """`amt` bytes, fewer at the end; everything, without `amt`."""
@@ -474,6 +484,8 @@ class Reply:
             ReadTimeout: Nothing came in time.
         """
         if self._owner is None:
+            if not self.complete:
+                raise StreamConsumedError(f"the response of {self._connection.host} was closed before it was read")
             return b""
         try:
             left = self._left
@@ -614,12 +626,13 @@ class Connector:
         if isinstance(verify, ssl.SSLContext):
             if cert is not None:
                 raise ValueError("give the client's certificate to the SSLContext itself, not as cert= beside it")
-            return verify
+            return cast(ssl.SSLContext, _Unchanged(verify))
         key = (verify, cert)
         with self._making:  # 15 ms each: 32 threads that start together must not all make the same one
             context = self._contexts.get(key)
             if context is None:
-                context = self._contexts[key] = _make_context(verify, cert)
+                context = cast(ssl.SSLContext, _Unchanged(_make_context(verify, cert)))
+                self._contexts[key] = context
         return context
 
     def _translate(self, error: BaseException, route: Route, limit: Deadline) -> BaseException:
@@ -650,7 +663,7 @@ class _TimedTcp(HTTPConnection):
         name, timeout = self._dns_host, self.timeout
         limit = math.inf if timeout is None else SYSTEM_CLOCK.now() + float(timeout)
         try:
-            found = socket.getaddrinfo(name.strip("[]"), self.port, type=socket.SOCK_STREAM)
+            found = socket.getaddrinfo(name.strip("[]"), self.port, 0, socket.SOCK_STREAM)
         except socket.gaierror as error:
             raise Urllib3NameResolutionError(name, self, error) from error
         try:
@@ -679,36 +692,28 @@ class _Secure(_TimedTcp, HTTPSConnection):
     pass
 
 
-class _SealedContext(ssl.SSLContext):
-    """A context that stays as it was made.
+class _Unchanged:
+    """A context that urllib3 cannot change.
 
-    urllib3 sets verify mode and ALPN again for each connection, and to change a context in use by another thread has
-    crashed interpreters.
+    It sets verify mode and ALPN again for each connection, and to change a context in use by another thread has crashed
+    interpreters. A user's own is not ours to change at all.
     """
 
-    _sealed = False
+    def __init__(self, context: ssl.SSLContext) -> None:
+        object.__setattr__(self, "_context", context)
 
-    def seal(self) -> ssl.SSLContext:
-        """From now on nothing changes."""
-        self._sealed = True
-        return self
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        pass
 
     def set_alpn_protocols(self, alpn_protocols: Iterable[str]) -> None:
-        if not self._sealed:
-            super().set_alpn_protocols(alpn_protocols)
-
-    @property  # type: ignore[override]  # typeshed says int; it is this
-    def verify_mode(self) -> ssl.VerifyMode:
-        return super().verify_mode
-
-    @verify_mode.setter
-    def verify_mode(self, value: ssl.VerifyMode) -> None:
-        if not self._sealed:
-            ssl.SSLContext.verify_mode.__set__(self, value)  # type: ignore[attr-defined]  # a property
+        """Leave them as they are."""
 
 
 def _make_context(verify: bool | str, cert: str | tuple[str, str] | None) -> ssl.SSLContext:
-    context = _SealedContext(ssl.PROTOCOL_TLS_CLIENT)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         if verify is True:
             context.load_default_certs()
@@ -727,7 +732,7 @@ def _make_context(verify: bool | str, cert: str | tuple[str, str] | None) -> ssl
         except OSError as error:
             raise SSLError(f"cert={cert!r} is no client certificate that can be read: {_reason(error)}") from error
     context.set_alpn_protocols(["http/1.1"])
-    return context.seal()
+    return context
 
 
 # What matters most for the cost of a request among many threads is how often it lets go of the GIL: each time another
@@ -749,15 +754,13 @@ def _set_timeout(sock: socket.socket, timeout: float | None) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
 
 
-_SO_MEMINFO: Final = 55  # linux/sock_diag.h; the first word is what lies in the receive queue, a FIN included
+_SO_MEMINFO: Final = 55  # linux/sock_diag.h; the first word is what lies in the receive queue
+_TCP_ESTABLISHED: Final = b"\x01"  # the first byte of struct tcp_info; a FIN that came with data leaves no other trace
 _NOTHING_QUEUED: Final = bytes(4)
 
 
 def _readability(sock: socket.socket) -> Callable[[], bool]:
-    """A function that says at once whether `sock` has something to read, or was ended by the peer.
-
-    A reset it need not notice: then not one byte of the next request can be written, and that is noticed (`unsent`).
-    """
+    """A function that says at once whether `sock` has something to read, or was ended by the peer."""
     if not hasattr(select, "poll"):
         return lambda: bool(select.select([sock], [], [], 0)[0])
     poller = select.poll()  # kept: to make one per look costs four times the look
@@ -767,12 +770,15 @@ def _readability(sock: socket.socket) -> Callable[[], bool]:
     option = sock.getsockopt
 
     def readable() -> bool:
-        # getsockopt keeps the GIL, poll lets go of it. So poll is asked only when this does not rule it out.
+        # getsockopt keeps the GIL, poll lets go of it. So poll is asked only when these two do not rule it out.
         try:
-            if option(socket.SOL_SOCKET, _SO_MEMINFO, 4) == _NOTHING_QUEUED:
+            if (
+                option(socket.SOL_SOCKET, _SO_MEMINFO, 4) == _NOTHING_QUEUED
+                and option(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == _TCP_ESTABLISHED
+            ):
                 return False
         except OSError:
-            pass  # a sandbox without this option
+            pass  # a sandbox without these options
         return bool(poller.poll(0))
 
     return readable

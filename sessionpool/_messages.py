@@ -88,7 +88,9 @@ class CaseInsensitiveDict(MutableMapping[str, Any]):
         self._block: bytes | None = None
         self.update(data or {}, **kwargs)
 
-    def __setitem__(self, key: str, value: Any) -> None:
+    def __setitem__(self, key: str | bytes, value: Any) -> None:
+        if isinstance(key, bytes):
+            key = key.decode("latin-1")
         self._store[key.lower()] = (key, value)
         self._block = None
 
@@ -142,7 +144,9 @@ class CaseInsensitiveDict(MutableMapping[str, Any]):
     def block(self) -> bytes:
         """The fields as they go over the wire; encoded once, and again after a change."""
         if self._block is None:
-            self._block = b"".join([encode_field(name, value) for name, value in self._store.values()])
+            self._block = b"".join(
+                [encode_field(name, value) for name, value in self._store.values() if value is not None]
+            )
         return self._block
 
 
@@ -480,6 +484,8 @@ class PreparedRequest:
         self.body = self.body_length = self._start = None
         for name in ("Content-Length", "Content-Type", "Transfer-Encoding"):
             self.headers.pop(name, None)
+        if self.method in ("POST", "PUT", "PATCH"):
+            self.add_field("Content-Length", "0")  # RFC 9110 §8.6: these anticipate a body
 
     # --- for the transport ---
 
@@ -621,6 +627,7 @@ class Response:
             "reason": self.reason,
             "cookies": self.cookies,
             "elapsed": self.elapsed,
+            "request": self.request,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -860,11 +867,11 @@ class Response:
     def unread_at_most(self, size: int) -> bool:
         """The body has been read, or the header says that it is no longer than `size` bytes."""
         reply = self._reply
-        return reply is None or reply.closed or (reply.head.length is not None and reply.head.length <= size)
+        return reply is None or reply.ended or (reply.head.length is not None and reply.head.length <= size)
 
     def hold(self, lease: Releasable) -> None:
         """Release `lease` when the body has ended; now, if it has."""
-        if self._reply is None or self._reply.closed:
+        if self._reply is None or self._reply.ended:
             lease.release()
         else:
             self._reply.lease = lease
@@ -877,8 +884,8 @@ class Response:
     def _check_readable(self) -> None:
         if self._consumed:
             raise StreamConsumedError("the body was streamed and is not kept; it cannot be read again", response=self)
-        if self._reply is not None and self._reply.closed and not self._reply.complete:
-            raise StreamConsumedError("the response or its lease was closed before the body was read", response=self)
+        if self._reply is not None and self._reply.ended and not self._reply.complete:
+            raise StreamConsumedError("the response, or its lease, was closed before the body was read", response=self)
 
     def _decode_all(self) -> bytes:
         if self.raw is None:
@@ -898,7 +905,8 @@ class Response:
         # A chunked body is often a feed of events: pass on what has come instead of waiting for a full piece.
         as_it_comes = chunk_size is None or (self._reply is not None and self._reply.head.chunked)
         try:
-            while piece := raw.read1(chunk_size or _STREAM_PIECE) if as_it_comes else raw.read(chunk_size):
+            read = raw.read1 if as_it_comes else raw.read
+            while piece := read(chunk_size or _STREAM_PIECE, decode_content=True):
                 yield piece
         except _wire.Urllib3Error as error:
             self.close()

@@ -76,18 +76,14 @@ class Lease:
         since: The instant it was leased, on the pool's clock.
     """
 
-    __slots__ = ("__weakref__", "_number", "_permit", "_pool", "key", "session", "since", "thread")
+    __slots__ = ("__weakref__", "_pool", "key", "session", "since", "thread")
 
-    def __init__(
-        self, pool: SessionPool, session: Session, key: Hashable, permit: Permit[_Seat] | None, number: int
-    ) -> None:
+    def __init__(self, pool: SessionPool, session: Session, key: Hashable) -> None:
         self._pool: SessionPool | None = pool
         self.session = session
         self.key = key
         self.thread = session.owner
         self.since = pool.clock.now()
-        self._permit = permit
-        self._number = number
 
     def __enter__(self) -> Session:
         return self.session
@@ -104,13 +100,13 @@ class Lease:
         """Give the session back; its open streams are closed. Releasing twice is harmless."""
         pool, self._pool = self._pool, None
         if pool is not None:
-            pool.give_back(self.session, self._permit, self._number)
+            pool.give_back(self.session)
 
     def abandon(self) -> None:
         """Give the session back from a finalizer: without waiting for a lock."""
         pool, self._pool = self._pool, None
         if pool is not None:
-            pool.give_back(self.session, self._permit, self._number, collected=True)
+            pool.give_back(self.session, collected=True)
 
     def transfer(self) -> Session:
         """Take the lease over: from now on the calling thread owns the session.
@@ -257,7 +253,7 @@ class SessionPool:
             session = getattr(self._own, "session", None)
             if session is not None and session.depth and session.owner == caller:
                 session.depth += 1
-                return Lease(self, session, None, None, 0)
+                return Lease(self, session, None)
         if permit is None and self.limits.sessions is not None:
             permit = Permit(object(), None, caller)
         try:
@@ -274,29 +270,25 @@ class SessionPool:
                     self._own.session = session
             number = next(self._numbers)
             self._leases[number] = (session, key, caller)
+            session.seat = (number, permit)
             session.owner = caller
             session.depth = 1
-            return Lease(self, session, key, permit, number)
+            return Lease(self, session, key)
         except BaseException:
             if permit is not None:
                 self._seats.release(permit)
             raise
 
-    def give_back(
-        self,
-        session: Session,
-        permit: Permit[_Seat] | None,
-        number: int,
-        *,
-        collected: bool = False,
-    ) -> None:
-        """A lease has ended; called by it, once."""
+    def give_back(self, session: Session, *, collected: bool = False) -> None:
+        """A lease of `session` has ended; called by it, once."""
         session.depth -= 1
         if session.depth:
             return
         session.close_streams()
         session.owner = NOBODY
-        self._leases.pop(number, None)
+        number, permit = session.seat
+        session.seat = None
+        del self._leases[number]
         if permit is not None:
             if collected:
                 self._seats.abandon(permit)

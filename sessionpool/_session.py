@@ -39,6 +39,7 @@ from sessionpool.auth import HTTPBasicAuth, HTTPProxyAuth
 from sessionpool.cookies import CookieJar, cookiejar_from_dict
 from sessionpool.exceptions import (
     InsecureRedirect,
+    InvalidSchema,
     InvalidURL,
     LeaseReleasedError,
     RequestException,
@@ -188,6 +189,7 @@ class Session:
         "depth",
         "max_redirects",
         "owner",
+        "seat",
         "stream",
         "timeout",
         "trust_env",
@@ -199,6 +201,7 @@ class Session:
         defaults = defaults or Defaults.of()
         self.owner = ANYONE  # a thread's ident while leased
         self.depth = 0  # leases of it that have not been released
+        self.seat: Any = None  # what the pool notes of the outermost of them
         self.verify = defaults.verify
         self.cert = defaults.cert
         self.max_redirects = defaults.max_redirects
@@ -376,6 +379,7 @@ class Session:
             prepared = self._prepare(method, url, params, data, headers, cookies, files, auth, hooks, json)
             return self._send(
                 prepared,
+                cookies,
                 timeout,
                 allow_redirects,
                 proxies,
@@ -539,6 +543,7 @@ class Session:
     def _send(
         self,
         prepared: PreparedRequest,
+        cookies: Any,
         timeout: Timeout,
         allow_redirects: bool,
         proxies: Mapping[str, str] | None,
@@ -555,20 +560,18 @@ class Session:
             response = self._exchange(prepared, route, timeout, deadline, stream)
             if history:
                 response.history = history[:]
-            if response.status_code not in REDIRECTS or not response.is_redirect:
+            if response.status_code not in REDIRECTS or not response.location:
                 return response
-            following = self._follow(prepared, response)
             if not allow_redirects:
-                response.next = following
+                with contextlib.suppress(RequestException):  # it may lead anywhere; nobody asked to go
+                    response.next = self._follow(prepared, response, cookies)
                 return response
-            if len(history) >= self.max_redirects:
+            try:
+                following = self._follow(prepared, response, cookies)
+                self._check_redirect(prepared, following, response, len(history))
+            except BaseException:
                 response.close()
-                raise TooManyRedirects(
-                    f"{_wire.redacted(prepared.url)} redirects once more after {len(history)} redirects "
-                    f"(max_redirects={self.max_redirects})",
-                    request=prepared,
-                    response=response,
-                )
+                raise
             _finish_redirect(response)
             history.append(response)
             prepared = following
@@ -590,7 +593,7 @@ class Session:
                     jar.store(line, target.host, target.path, target.is_secure, transport.clock.wall())
             if not stream:
                 response.content  # noqa: B018 - reads it
-            elif not reply.closed:
+            elif not reply.ended:
                 if self._streams is None:
                     self._streams = weakref.WeakSet()
                 self._streams.add(reply)
@@ -613,29 +616,38 @@ class Session:
             response = hook(response, timeout=timeout, stream=stream) or response
         return response
 
-    def _follow(self, prepared: PreparedRequest, response: Response) -> PreparedRequest:
-        """The request that a redirect asks for (RFC 9110 §15.4).
+    def _check_redirect(
+        self, prepared: PreparedRequest, following: PreparedRequest, response: Response, count: int
+    ) -> None:
+        """Raise if a redirect is one too many, or leads from https to http."""
+        here = _wire.redacted(prepared.url)
+        if count >= self.max_redirects:
+            raise TooManyRedirects(
+                f"{here} redirects once more after {count} redirects (max_redirects={self.max_redirects})",
+                request=prepared,
+                response=response,
+            )
+        if prepared.target.is_secure and not following.target.is_secure:
+            raise InsecureRedirect(
+                f"{here} redirects from https to {_wire.redacted(following.url)}, which is refused: "
+                "follow it yourself (allow_redirects=False, response.next) if that is meant",
+                request=prepared,
+                response=response,
+            )
+
+    def _follow(self, prepared: PreparedRequest, response: Response, cookies: Any) -> PreparedRequest:
+        """The request that a redirect asks for (RFC 9110 §15.4); `cookies` are those given for the call.
 
         Raises:
-            InvalidURL: The location is no URL that can be fetched.
-            InsecureRedirect: It leads from https to http.
+            InvalidURL, InvalidSchema: The location is no URL that can be fetched.
             UnrewindableBodyError: It asks for the body again, which cannot be had.
         """
         old = prepared.target
         try:
             new = parse_target(_absolute_location(response, old))
-        except InvalidURL as error:
-            raise InvalidURL(
-                f"{_wire.redacted(old.url)} redirects to what is no URL: {error}", request=prepared
-            ) from None
-        if old.is_secure and not new.is_secure:
-            response.close()
-            raise InsecureRedirect(
-                f"{_wire.redacted(old.url)} redirects from https to {_wire.redacted(new.url)}, which is refused: "
-                "follow it yourself (allow_redirects=False, response.next) if that is meant",
-                request=prepared,
-                response=response,
-            )
+        except (InvalidURL, InvalidSchema) as error:
+            message = f"{_wire.redacted(old.url)} redirects to what cannot be fetched: {error}"
+            raise type(error)(message, request=prepared, response=response) from None
         following = PreparedRequest(prepared.method, new, prepared.headers.copy(), hooks=prepared.hooks)
         method = _redirected_method(prepared.method, response.status_code)
         if method != prepared.method or response.status_code not in (
@@ -659,8 +671,9 @@ class Session:
             # RFC 9110 §15.4: what the user meant for one origin is not another's to see.
             for name in SECRET_FIELDS:
                 following.headers.pop(name, None)
-        if self._cookies:
-            self._add_cookies(following, None)
+            cookies = None
+        if cookies or self._cookies:
+            self._add_cookies(following, cookies)
         return following
 
 

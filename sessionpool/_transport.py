@@ -25,7 +25,7 @@ from sessionpool._gate import Gate
 from sessionpool._ledger import Actions, Ledger, Permit, PoolStats
 from sessionpool._observer import Observer, Watch
 from sessionpool._wire import Head, split_url
-from sessionpool.exceptions import ConnectionBroken, InvalidProxyURL, InvalidSchema
+from sessionpool.exceptions import ConnectionBroken, InvalidProxyURL, InvalidSchema, PoolClosed
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # RFC 9110 §9.2.2
 
@@ -58,6 +58,7 @@ class Transport:
         self.clock = clock
         self.watch = Watch(observer)
         self._connector = Connector(clock)
+        self._cut = ""
         self.routes: dict[object, Route] = {}
         ledger: Ledger[Connection] = Ledger(
             self._limit_for, limits.total, max_waiting=limits.waiting, max_idle=limits.idle
@@ -150,6 +151,7 @@ class Transport:
 
     def cut(self, reason: str) -> int:
         """Make every request under way fail at once; how many there were."""
+        self._cut = reason  # before looking: who has no connection yet will look here when it has
         connections = self.gate.leased_items()
         for connection in connections:
             connection.shutdown(reason)
@@ -195,6 +197,8 @@ class Transport:
             max_uses=self.limits.max_uses,
             idle_limit=self.limits.idle,
         )
+        if self._cut:
+            raise PoolClosed(f"{self._cut} while {route.key} was being connected")
         self.gate.note_opened(unusable=unusable)
         if self.watch.connected is not None:
             try:

@@ -107,7 +107,7 @@ def find_head_end(data: bytes, start: int = 0) -> int:
     RFC 9112 §2.2: a recipient may recognise a single LF as a line terminator and ignore any preceding CR.
     """
     crlf = data.find(b"\n\r\n", start)
-    bare = data.find(b"\n\n", start, crlf if crlf >= 0 else len(data))
+    bare = data.find(b"\n\n", start, crlf + 1 if crlf >= 0 else len(data))
     if bare >= 0:
         return bare + 2
     return crlf + 3 if crlf >= 0 else -1
@@ -246,6 +246,7 @@ def urllib3_response(body: Any, head: Head, method: str, url: str) -> HTTPRespon
         version_string=f"HTTP/{head.version // 10}.{head.version % 10}",
         reason=head.reason,
         preload_content=False,
+        decode_content=False,  # as requests' `raw`: whoever wants it decoded says so
         request_method=method,
         request_url=url,
     )
@@ -298,7 +299,14 @@ def check_token(text: object, what: str) -> None:
 
 
 def basic_credentials(username: str | bytes, password: str | bytes) -> str:
-    """The value of `Authorization` for user and password (RFC 7617 §2): Latin-1 where it can be, else UTF-8."""
+    """The value of `Authorization` for user and password (RFC 7617 §2): Latin-1 where it can be, else UTF-8.
+
+    Raises:
+        ValueError: One of them is neither str nor bytes.
+    """
+    for what, given in (("user", username), ("password", password)):
+        if not isinstance(given, (str, bytes)):
+            raise ValueError(f"basic auth needs a {what} that is str or bytes; got {type(given).__name__}")
     return "Basic " + base64.b64encode(_octets(username) + b":" + _octets(password)).decode("ascii")
 
 

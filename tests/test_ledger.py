@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Sequence
 from typing import ClassVar
 
 import pytest
@@ -51,9 +50,19 @@ def rested(ledger: Ledger[Thing], thing: Thing, key: str = "a", now: float = 0.0
     return thing
 
 
-def back(ledger: Ledger[Thing], permit: Permit[Thing], thing: Thing | None, now: float = 0.0) -> Sequence[Thing]:
+def closing(actions: Actions[Thing]) -> list[Thing | None]:
+    """The items that are to be closed."""
+    return [permit.item for permit in actions.close]
+
+
+def back(ledger: Ledger[Thing], permit: Permit[Thing], thing: Thing | None, now: float = 0.0) -> list[Thing | None]:
     """Release; what is to be closed."""
-    return ledger.release(permit, thing, now).close
+    return closing(ledger.release(permit, thing, now))
+
+
+def evicted(permit: Permit[Thing]) -> Thing | None:
+    """The item that makes room for this permit."""
+    return permit.evicted and permit.evicted.item
 
 
 # --- the bound: invariant 1 ---
@@ -110,7 +119,7 @@ def test_idle_items_count_against_the_limit() -> None:
     first, second = asked(ledger), asked(ledger)
 
     assert (first.item, first.evicted) == (None, None)
-    assert (second.item, second.evicted) == (None, idle)
+    assert (second.item, evicted(second)) == (None, idle)
     assert ledger.open == 2
 
 
@@ -150,7 +159,7 @@ def test_a_hand_over_passes_the_item_on() -> None:
     held, waiter, thing = asked(ledger), asked(ledger), Thing()
     actions = ledger.release(held, thing, 5.0)
 
-    assert (list(actions.wake), list(actions.close)) == ([waiter], [])
+    assert (list(actions.wake), closing(actions)) == ([waiter], [])
     assert waiter.item is thing
     assert (waiter.since, ledger.reused, held.item) == (5.0, 1, None)
 
@@ -161,7 +170,7 @@ def test_a_hand_over_to_another_identity_closes_the_item() -> None:
     held, first, second, thing = asked(ledger), asked(ledger, identity="tls"), asked(ledger), Thing()
     ledger.release(held, thing, 0.0)
 
-    assert (first.state, first.item, first.evicted) == (LEASED, None, thing)
+    assert (first.state, first.item, evicted(first)) == (LEASED, None, thing)
     assert second.state is WAITING
 
 
@@ -255,8 +264,57 @@ def test_items_never_cross_keys() -> None:
     thing = rested(ledger, Thing())
     permit = asked(ledger, "b")
 
-    assert (permit.item, permit.evicted) == (None, thing)
-    assert list(ledger.stats().hosts) == ["b"]
+    assert (permit.item, evicted(permit)) == (None, thing)
+
+
+def test_an_item_counts_at_its_own_key_until_it_is_closed() -> None:
+    """Evicted for another key it has no place under the total any more, and still one at its own server."""
+    ledger = books(per_key=1, total=1)
+    rested(ledger, Thing())
+    permit = asked(ledger, "b")
+    ledger.total = 2
+    waiter = asked(ledger, "a")
+    assert permit.evicted is not None
+    assert (permit.evicted.state, waiter.state) == (LEASED, WAITING)
+    actions = ledger.release(permit.evicted, None, 0.0)
+
+    assert list(actions.wake) == [waiter]
+    assert ledger.open == 2
+
+
+def test_an_item_that_is_being_closed_is_counted_once() -> None:
+    """While the evicted is closed and before the new one is opened, no more are told than may be."""
+    ledger = books(total=1)
+    rested(ledger, Thing())
+    asked(ledger, "b")
+
+    assert ledger.stats().leased + ledger.stats().idle == 1
+
+
+def test_an_item_evicted_for_its_own_key_gives_its_place_at_once() -> None:
+    """Whoever closes it opens the new one, one after the other, so there is nothing to wait for."""
+    ledger = books(per_key=1)
+    rested(ledger, Thing())
+    permit = asked(ledger, identity="tls")
+    assert permit.evicted is not None
+    assert permit.evicted.state is RETURNED
+    before = ledger.stats()
+
+    assert ledger.release(permit.evicted, None, 0.0) is NOTHING
+    assert ledger.stats() == before
+
+
+def test_a_key_whose_item_is_being_closed_does_not_hold_up_the_others() -> None:
+    """A key that would have its turn and waits only for its own item to be closed is passed over meanwhile."""
+    ledger = books(per_key=1, total=2)
+    a, b = asked(ledger, "a"), asked(ledger, "b")
+    served_first, at_its_limit, behind = asked(ledger, "c"), asked(ledger, "a"), asked(ledger, "d")
+    assert list(ledger.release(a, Thing(), 0.0).wake) == [served_first]
+    assert served_first.evicted is not None
+    actions = ledger.release(b, None, 0.0)
+
+    assert list(actions.wake) == [behind]
+    assert at_its_limit.state is WAITING
 
 
 def test_the_coldest_of_all_keys_makes_room_under_the_total() -> None:
@@ -267,7 +325,7 @@ def test_the_coldest_of_all_keys_makes_room_under_the_total() -> None:
     for now, index in enumerate([1, 0, 2]):
         ledger.release(permits[index], things[index], now)
 
-    assert asked(ledger, "d").evicted is things[1]
+    assert evicted(asked(ledger, "d")) is things[1]
 
 
 def test_the_coldest_of_its_own_makes_room_under_the_limit() -> None:
@@ -279,7 +337,7 @@ def test_the_coldest_of_its_own_makes_room_under_the_limit() -> None:
     ledger.release(first, older, 1.0)
     ledger.release(second, newer, 2.0)
 
-    assert asked(ledger, identity="tls").evicted is older
+    assert evicted(asked(ledger, identity="tls")) is older
 
 
 def test_a_key_may_close_its_own_item_for_the_total() -> None:
@@ -287,7 +345,7 @@ def test_a_key_may_close_its_own_item_for_the_total() -> None:
     ledger = books(per_key=2, total=1)
     thing = rested(ledger, Thing())
     permit = asked(ledger, identity="tls")
-    assert permit.evicted is thing
+    assert evicted(permit) is thing
     assert ledger.holders("a") == [permit]
     ledger.release(permit, None, 0.0)
 
@@ -302,7 +360,7 @@ def test_returning_twice_is_harmless() -> None:
     before = ledger.stats()
 
     assert ledger.release(permit, None, 0.0) is NOTHING
-    assert ledger.release(permit, stranger, 0.0) == Actions(close=(stranger,))
+    assert back(ledger, permit, stranger) == [stranger]
     assert ledger.stats() == before
 
 
@@ -395,13 +453,13 @@ def test_draining_sends_everybody_away() -> None:
     held = asked(ledger, "a")
     waiters = [asked(ledger, "a"), asked(ledger, "a")]
     idle = rested(ledger, Thing(), "b")
-    actions = ledger.drain()
-
-    assert (list(actions.wake), list(actions.close)) == (waiters, [idle])
+    actions = ledger.drain(0.0)
+    assert (list(actions.wake), closing(actions)) == (waiters, [idle])
     assert {permit.state for permit in waiters} == {RETURNED}
-    assert list(ledger.leased()) == [held]
-    assert list(ledger.stats().hosts) == ["a"]
-    assert ledger.release(held, None, 0.0) is NOTHING
+    assert list(ledger.leased()) == [held, *actions.close]
+    for permit in (held, *actions.close):
+        assert ledger.release(permit, None, 0.0) is NOTHING
+
     assert (ledger.open, ledger.stats().hosts) == (0, {})
 
 
@@ -409,10 +467,9 @@ def test_draining_twice_does_nothing_more() -> None:
     """The second time there is no one to send away."""
     ledger = books(per_key=1)
     rested(ledger, Thing())
-    ledger.drain()
-    actions = ledger.drain()
+    ledger.drain(0.0)
 
-    assert (list(actions.wake), list(actions.close)) == ([], [])
+    assert ledger.drain(0.0) == Actions([], [])
 
 
 def test_items_that_have_been_idle_too_long_are_closed() -> None:
@@ -425,8 +482,32 @@ def test_items_that_have_been_idle_too_long_are_closed() -> None:
     ledger.release(permits[2], young, 5.5)
     actions = ledger.release(permits[3], newest, 15.0)
 
-    assert list(actions.close) == [old, less_old]
+    assert closing(actions) == [old, less_old]
+    assert (ledger.open, ledger.stats().idle) == (4, 2)
+    for permit in actions.close:
+        ledger.release(permit, None, 15.0)
     assert (ledger.open, ledger.stats().idle) == (2, 2)
+
+
+def test_an_expired_item_counts_until_it_is_closed() -> None:
+    """Its place is granted when it has been closed, to whoever waits for it."""
+    ledger = books(per_key=2, max_idle=10.0)
+    first, second = asked(ledger), asked(ledger)
+    ledger.release(first, Thing(), 0.0)
+    (expired,) = ledger.release(second, Thing(), 10.0).close
+    again, waiter = asked(ledger), asked(ledger)
+    assert (again.state, waiter.state) == (LEASED, WAITING)
+
+    assert list(ledger.release(expired, None, 10.0).wake) == [waiter]
+
+
+def test_nothing_is_closed_where_nothing_comes_back() -> None:
+    """A permit without its item may be given back by a finalizer, which must not close anything."""
+    ledger = books(max_idle=10.0)
+    held = asked(ledger)
+    rested(ledger, Thing(), "b")
+
+    assert ledger.release(held, None, 1000.0) is NOTHING
 
 
 def test_the_expired_are_looked_for_once_a_second() -> None:
@@ -436,8 +517,8 @@ def test_the_expired_are_looked_for_once_a_second() -> None:
     things = [Thing(name=str(number)) for number in range(3)]
     ledger.release(permits[0], things[0], 10.0)
 
-    assert list(back(ledger, permits[1], things[1], 10.9)) == []
-    assert list(back(ledger, permits[2], things[2], 11.0)) == [things[0]]
+    assert back(ledger, permits[1], things[1], 10.9) == []
+    assert back(ledger, permits[2], things[2], 11.0) == [things[0]]
 
 
 def test_a_key_whose_last_item_expired_is_forgotten() -> None:
@@ -446,9 +527,10 @@ def test_a_key_whose_last_item_expired_is_forgotten() -> None:
     for number in range(3):
         rested(ledger, Thing(), f"host{number}", now=0.0)
     held = asked(ledger, "b", now=20.0)
-    ledger.release(held, None, 20.0)
+    for permit in ledger.release(held, Thing(), 20.0).close:
+        ledger.release(permit, None, 20.0)
 
-    assert ledger.stats().hosts == {}
+    assert list(ledger.stats().hosts) == ["b"]
 
 
 # --- what is told ---
@@ -475,9 +557,9 @@ def test_an_unusable_item_counts_as_opened_and_not_as_reused() -> None:
     assert (ledger.stats().opened, ledger.stats().reused) == (1, 0)
 
 
-def test_no_total_is_told_as_capacity_0() -> None:
+def test_no_total_is_told_as_none() -> None:
     """Without a bound over all keys there is no number to tell."""
-    assert books(total=math.inf).stats().capacity == 0
+    assert books(total=math.inf).stats().capacity is None
     assert books(total=7).stats().capacity == 7
 
 
@@ -512,6 +594,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.leased: list[Permit[Thing]] = []
         self.queues: dict[str, list[Permit[Thing]]] = {key: [] for key in self.KEYS}
         self.idle: list[tuple[Thing, str, float]] = []  # item, key, since; oldest first
+        self.closing: list[Permit[Thing]] = []  # those of the leased whose item is to be closed
         self.returned: list[Permit[Thing]] = []
         self.look_at = 0.0
         self.peak = self.opened = self.reused = self.numbered = 0
@@ -522,7 +605,11 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @property
     def open(self) -> int:
-        return len(self.leased) + len(self.idle)
+        return sum(permit.weight for permit in self.leased) + len(self.idle)
+
+    @property
+    def in_use(self) -> list[Permit[Thing]]:
+        return [permit for permit in self.leased if permit not in self.closing]
 
     @property
     def waiting(self) -> int:
@@ -540,52 +627,75 @@ class LedgerMachine(RuleBasedStateMachine):
     def forget(self, thing: Thing) -> None:
         self.idle = [entry for entry in self.idle if entry[0] is not thing]
 
-    def granted(self, permit: Permit[Thing]) -> tuple[Thing | None, Thing | None] | None:
-        """What a permit is granted now: its item, and whom it evicts; `None` if it is not. Then it is in the books."""
-        key = str(permit.key)
-        fitting = [thing for thing in self.idle_of(key) if thing.identity == permit.identity]
-        item = fitting[-1] if fitting else None  # 4: the newest that fits
-        evicted = None
-        if item is None:
-            if len(self.leased_of(key)) + len(self.idle_of(key)) == self.limits[key]:
-                if not self.idle_of(key):
-                    return None
-                evicted = self.idle_of(key)[0]  # 4: the oldest of its own
-            elif self.open == self.total:
-                if not self.idle:
-                    return None
-                evicted = self.idle[0][0]  # 4: the oldest of all
-        for gone in (item, evicted):
-            if gone is not None:
-                self.forget(gone)
-        self.leased.append(permit)
-        self.reused += item is not None
-        self.peak = max(self.peak, self.open)
-        return item, evicted
+    def take_idle(self, which: int, *, key: str | None = None) -> tuple[Thing, str]:
+        """Take an idle item out of the books: the nth of all, or of one key."""
+        thing, owner, _ = [entry for entry in self.idle if key in (None, entry[1])][which]
+        self.forget(thing)
+        return thing, owner
 
-    def check_grant(self, permit: Permit[Thing], expected: tuple[Thing | None, Thing | None] | None) -> None:
-        assert expected is not None, "served although there was no room"
+    def check_grant(self, permit: Permit[Thing]) -> None:
+        """A permit has been granted: it was to be, with the right item, and the right one makes room for it."""
+        key = str(permit.key)
         assert permit.state is LEASED
         assert permit.since == self.now
-        assert (permit.item, permit.evicted) == expected
-        permit.evicted = None
+        expected, makes_room = self.expected(permit)
+        assert permit.item is expected
+        if makes_room is None:
+            assert permit.evicted is None
+        else:
+            assert permit.evicted is not None
+            assert permit.evicted.item is makes_room[0]
+            if makes_room[1] == key:
+                assert permit.evicted.state is RETURNED
+                self.returned.append(permit.evicted)
+            else:
+                assert permit.evicted.weight == 0
+                self.note_closing(permit.evicted, makes_room[1])
+        self.leased.append(permit)
+        self.reused += expected is not None
+        self.peak = max(self.peak, self.open)
+
+    def note_closing(self, permit: Permit[Thing], key: str) -> None:
+        assert (permit.state, permit.key, permit.since) == (LEASED, key, self.now)
+        self.leased.append(permit)
+        self.closing.append(permit)
+
+    def can_be_granted(self, permit: Permit[Thing]) -> bool:
+        """There is an item for it, or room for one, or somebody who makes room."""
+        key = str(permit.key)
+        if len(self.leased_of(key)) + len(self.idle_of(key)) < self.limits[key]:
+            return self.open < self.total or bool(self.idle)
+        return bool(self.idle_of(key))
+
+    def expected(self, permit: Permit[Thing]) -> tuple[Thing | None, tuple[Thing, str] | None]:
+        """The item that a permit is to get, and the one, of which key, that makes room; taken out of the idle."""
+        key = str(permit.key)
+        assert self.can_be_granted(permit), "served although there is no room"
+        fitting = [thing for thing in self.idle_of(key) if thing.identity == permit.identity]
+        if fitting:
+            self.forget(fitting[-1])
+            return fitting[-1], None  # 4: the newest that fits
+        if len(self.leased_of(key)) + len(self.idle_of(key)) == self.limits[key]:
+            return None, self.take_idle(0, key=key)  # 4: the oldest of its own
+        if self.open == self.total:
+            return None, self.take_idle(0)  # 4: the oldest of all
+        return None, None
 
     # --- what may happen ---
 
     @rule(key=st.sampled_from(KEYS), identity=st.sampled_from(IDENTITIES))
     def request(self, key: str, identity: str) -> None:
         permit: Permit[Thing] = Permit(key, identity, thread=1)
-        expected = None if self.queues[key] else self.granted(permit)  # 3: nobody overtakes the queue
-        if expected is None and self.max_waiting is not None and self.waiting == self.max_waiting:
+        at_once = not self.queues[key] and self.can_be_granted(permit)  # 3: nobody overtakes the queue
+        if not at_once and self.max_waiting is not None and self.waiting == self.max_waiting:
             with pytest.raises(QueueFullError):
                 self.ledger.request(permit, self.now)
             assert permit.state is NEW
             assert self.ledger.release(permit, None, self.now) is NOTHING
             return
-        granted = self.ledger.request(permit, self.now)
-        assert granted == (expected is not None)
-        if granted:
-            self.check_grant(permit, expected)
+        assert self.ledger.request(permit, self.now) == at_once
+        if at_once:
+            self.check_grant(permit)
         else:
             assert permit.state is WAITING
             self.queues[key].append(permit)
@@ -607,19 +717,20 @@ class LedgerMachine(RuleBasedStateMachine):
                     assert self.overtaken[other][key] <= 1, f"3: {key} was served twice while {other} had its turn"
             self.overtaken[key].clear()
             del self.queues[key][0]
-            self.check_grant(served, self.granted(served))
+            self.check_grant(served)
         expired = []
-        if self.now >= self.look_at:
+        if thing is not None and self.now >= self.look_at:
             self.look_at = self.now + 1
-            expired = [item for item, _, since in self.idle if since + self.max_idle <= self.now]
-            for item in expired:
-                self.forget(item)
-        assert list(close) == expired
+            expired = [(item, key) for item, key, since in self.idle if since + self.max_idle <= self.now]
+        assert [permit.item for permit in close] == [item for item, _ in expired]
+        for closing, (item, key) in zip(close, expired, strict=True):
+            self.forget(item)
+            self.note_closing(closing, key)
 
-    @precondition(lambda self: self.leased)
+    @precondition(lambda self: self.in_use)
     @rule(data=st.data())
     def release_with_item(self, data: st.DataObject) -> None:
-        permit = data.draw(st.sampled_from(self.leased))
+        permit = data.draw(st.sampled_from(self.in_use))
         if permit.item is None:
             self.numbered += 1
             permit.item = Thing(str(permit.identity), str(self.numbered))
@@ -627,16 +738,24 @@ class LedgerMachine(RuleBasedStateMachine):
             self.opened += 1
         self.release(permit, permit.item)
 
-    @precondition(lambda self: self.leased)
+    @precondition(lambda self: self.in_use)
     @rule(data=st.data())
     def release_without_item(self, data: st.DataObject) -> None:
-        self.release(data.draw(st.sampled_from(self.leased)), None)
+        self.release(data.draw(st.sampled_from(self.in_use)), None)
 
-    @precondition(lambda self: any(permit.item for permit in self.leased))
+    @precondition(lambda self: self.closing)
+    @rule(data=st.data())
+    def close_one(self, data: st.DataObject) -> None:
+        """What was to be closed has been."""
+        permit = data.draw(st.sampled_from(self.closing))
+        self.closing.remove(permit)
+        self.release(permit, None)
+
+    @precondition(lambda self: any(permit.item for permit in self.in_use))
     @rule(data=st.data())
     def replace_item(self, data: st.DataObject) -> None:
         """What came with the permit could not be used, and its holder opened another."""
-        permit = data.draw(st.sampled_from([permit for permit in self.leased if permit.item]))
+        permit = data.draw(st.sampled_from([permit for permit in self.in_use if permit.item]))
         self.numbered += 1
         permit.item = Thing(str(permit.identity), str(self.numbered))
         self.ledger.note_opened(unusable=True)
@@ -647,7 +766,9 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(data=st.data(), stranger=st.none() | st.builds(Thing))
     def release_again(self, data: st.DataObject, stranger: Thing | None) -> None:
         actions = self.ledger.release(data.draw(st.sampled_from(self.returned)), stranger, self.now)
-        assert actions == (NOTHING if stranger is None else Actions(close=(stranger,)))
+        assert list(actions.wake) == []
+        assert closing(actions) == ([] if stranger is None else [stranger])
+        self.returned += actions.close
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data(), by_release=st.booleans())
@@ -671,12 +792,14 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule()
     def drain(self) -> None:
-        wake, close = self.ledger.drain()
+        wake, close = self.ledger.drain(self.now)
         assert sorted(wake, key=id) == sorted((each for queue in self.queues.values() for each in queue), key=id)
-        assert list(close) == [thing for thing, _, _ in self.idle]
         self.returned += wake
         for queue in self.queues.values():
             queue.clear()
+        for permit, (thing, key, _) in zip(close, self.idle, strict=True):
+            assert permit.item is thing
+            self.note_closing(permit, key)
         self.idle.clear()
 
     @rule(seconds=st.sampled_from([0.25, 0.5, 1.0, 3.0]))
@@ -691,7 +814,8 @@ class LedgerMachine(RuleBasedStateMachine):
         stats = self.ledger.stats()
         for key, host in stats.hosts.items():
             assert host.leased + host.idle <= host.limit == self.limits[str(key)]
-        assert stats.leased + stats.idle <= stats.capacity == self.total
+        assert stats.capacity == self.total
+        assert stats.leased + stats.idle <= self.total
 
     @invariant()
     def no_one_waits_in_vain(self) -> None:
@@ -699,7 +823,7 @@ class LedgerMachine(RuleBasedStateMachine):
         for key, queue in self.queues.items():
             if queue:
                 assert not self.idle_of(key)
-                assert len(self.leased_of(key)) == self.limits[key] or len(self.leased) == self.total
+                assert len(self.leased_of(key)) == self.limits[key] or self.open == self.total
 
     @invariant()
     def turns_are_counted_while_it_waits(self) -> None:
@@ -727,7 +851,7 @@ class LedgerMachine(RuleBasedStateMachine):
             for key in self.KEYS
             if self.leased_of(key) or self.idle_of(key) or self.queues[key]
         }
-        assert (stats.leased, stats.idle, stats.waiting) == (len(self.leased), len(self.idle), self.waiting)
+        assert (stats.leased + stats.idle, stats.idle, stats.waiting) == (self.open, len(self.idle), self.waiting)
         assert (stats.peak, stats.opened, stats.reused) == (self.peak, self.opened, self.reused)
         for key in self.KEYS:
             assert self.ledger.holders(key) == self.leased_of(key)
@@ -736,9 +860,9 @@ class LedgerMachine(RuleBasedStateMachine):
         """Whatever happened, when everything has come back nothing is left."""
         if not hasattr(self, "ledger"):
             return
+        self.drain()
         while self.leased:
             self.release(self.leased[0], None)
-        self.drain()
 
         assert self.ledger.open == self.ledger.waiting == 0
         assert self.ledger.stats().hosts == {}

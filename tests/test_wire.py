@@ -344,6 +344,7 @@ def test_whether_a_body_is_encoded(fields: list[str], encoded: bool) -> None:
         (b"A\r\n\nBODY", 4),
         (b"A\r\n\r\nB\n\nC", 5),
         (b"A\n\nB\r\n\r\nC", 3),
+        (b"A\n\n\r\nBODY", 3),
         (b"A\r\n \r\nB: c\r\n\r\n", 14),
     ],
 )

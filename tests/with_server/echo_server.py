@@ -197,6 +197,7 @@ class Server:
         self._tls = tls
         self._lock = threading.Lock()
         self._sockets: set[socket.socket] = set()
+        self._threads: set[threading.Thread] = set()
         serve = self._serve
 
         class Handler(socketserver.BaseRequestHandler):
@@ -230,11 +231,15 @@ class Server:
         return len(self._sockets)
 
     def drop_connections(self) -> None:
-        """Close every open connection, whatever is going on there."""
+        """Close every open connection, whatever is going on there, and wait for their threads to end."""
         with self._lock:
             for each in self._sockets:
                 with contextlib.suppress(OSError):
                     socket.socket.shutdown(each, socket.SHUT_RDWR)
+            threads = [thread for thread in self._threads if thread.is_alive()]
+            self._threads.clear()
+        for thread in threads:
+            thread.join(20)
 
     def handle(self, stream: io.BufferedIOBase, sock: socket.socket, number: int) -> None:
         """Serve one connection to its end; `stream` is over `sock`, `number` is its own, from 1."""
@@ -245,6 +250,7 @@ class Server:
             self.accepted += 1
             number = self.accepted
             self._sockets.add(sock)
+            self._threads.add(threading.current_thread())
         served = sock
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

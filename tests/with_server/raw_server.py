@@ -99,6 +99,16 @@ def send(*pieces: bytes) -> Step:
     return step
 
 
+def send_with_end(data: bytes) -> Step:
+    """Send the data and the end of the connection in one segment, and go on reading. Not over TLS."""
+
+    def step(peer: Peer) -> None:
+        peer.socket.sendall(data, getattr(socket, "MSG_MORE", 0))
+        peer.half_close()
+
+    return step
+
+
 def send_bytewise(data: bytes) -> Step:
     """Send each byte by a call of its own, the next when the last has arrived."""
     return send(*(data[at : at + 1] for at in range(len(data))))

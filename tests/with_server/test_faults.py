@@ -46,6 +46,7 @@ from tests.with_server.raw_server import (
     reset,
     response,
     send,
+    send_with_end,
     serving,
     stale_connections,
     tell,
@@ -92,11 +93,10 @@ def test_a_response_cut_anywhere_is_an_error(name: str, end: Step, stream: bool)
             with pytest.raises(RequestException) as caught:
                 list(pool.get(server.url, stream=stream).iter_content(5))
 
-            error = caught.value
-            assert isinstance(error, MaySent)
+            error: RequestException = caught.value
+            assert isinstance(error, IncompleteRead if at >= begin else ConnectionBroken), at
             assert server.origin in str(error)
             assert error.request is not None or stream
-            assert isinstance(error, IncompleteRead if at >= begin else ConnectionBroken), at
             if isinstance(error, IncompleteRead) and name == "length":
                 assert (error.received, error.expected) == (at - begin, 12)
                 assert f"{at - begin} bytes" in str(error)
@@ -165,17 +165,25 @@ def test_an_interim_response_is_not_an_answer() -> None:
 
 # --- stale connections ---
 
-ENDS_WHILE_IDLE: dict[str, list[Step]] = {"FIN": [close], "half-close": [half_close, discard], "RST": [arrived, reset]}
+ENDS_WHILE_IDLE: dict[str, Callable[[threading.Event], list[Step]]] = {
+    "FIN with the answer": lambda _: [send_with_end(OK), discard],
+    "FIN after the answer": lambda _: [send(OK), close],
+    "FIN later": lambda go: [send(OK), wait_for(go), close],
+    "half-close later": lambda go: [send(OK), wait_for(go), half_close, discard],
+    "RST after the answer": lambda _: [send(OK), arrived, reset],
+    "RST later": lambda go: [send(OK), wait_for(go), reset],
+}
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 @pytest.mark.parametrize("name", ENDS_WHILE_IDLE)
 def test_a_connection_that_ended_while_idle_is_not_used(name: str, method: str) -> None:
-    """It is noticed before anything is written, so that even what may not be resent is served."""
-    watch = Closings()
-    first: Script = [expect("GET / "), send(OK), *ENDS_WHILE_IDLE[name]]
+    """Nothing is written to it, or nothing can be, so that even what may not be resent is served."""
+    watch, go = Closings(), threading.Event()
+    first: Script = [expect("GET / "), *ENDS_WHILE_IDLE[name](go)]
     with playing(first, [expect(f"{method} / "), send(NEXT)], observer=watch) as (pool, server):
         pool.get(server.url)
+        go.set()
         eventually(lambda: stale_connections(pool))
         answer = pool.request(method, server.url, data=b"body" if method == "POST" else None)
 
@@ -227,6 +235,7 @@ def test_what_may_have_acted_is_not_sent_again(name: str, method: str) -> None:
 
         assert isinstance(caught.value, MaySent)
         assert server.origin in str(caught.value)
+        assert caught.value.request is not None
         assert caught.value.request.method == method
         assert watch.reasons == ["broken"]
 
@@ -563,6 +572,7 @@ def test_a_black_hole_is_given_up() -> None:
         assert f"http://127.0.0.1:{port}" in str(error)
         assert "Timeout.connect=0.2 s" in str(error)
         assert time.monotonic() - started < 3
+        assert error.request is not None
         assert error.request.method == "POST"
 
 
@@ -587,33 +597,45 @@ def test_a_listener_that_never_speaks_tls_is_given_up() -> None:
         eventually(lambda: server.open == 0)
 
 
-def test_a_host_of_many_addresses_has_one_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def resolve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Give a name these addresses; the one part of a network that loopback does not have."""
+    real = socket.getaddrinfo
+
+    def resolve(name: str, *addresses: str) -> None:
+        def getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
+            hosts = addresses if host in (name, name.encode()) else (host,)
+            return [found for each in hosts for found in real(each, *args, **kwargs)]
+
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+    return resolve
+
+
+def test_a_host_of_many_addresses_has_one_limit(resolve: Callable[..., None]) -> None:
     """`Timeout.connect` is over all of a host's addresses, not for each again."""
     addresses = [f"127.0.0.{last}" for last in range(1, 9)]
     with contextlib.ExitStack() as stack:
         _, port = stack.enter_context(black_hole(addresses[0]))
         for address in addresses[1:]:
             stack.enter_context(black_hole(address, port))
-        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
-        monkeypatch.setattr(socket, "getaddrinfo", lambda *_: found)
+        resolve("many.example", *addresses)
         started = time.monotonic()
         error, _ = asking(f"http://many.example:{port}/", timeout=Timeout(connect=0.5))
 
         assert isinstance(error, ConnectTimeout)
+        assert "Timeout.connect=0.5 s" in str(error)
         assert time.monotonic() - started < 2.5
 
 
-def test_a_dead_address_of_a_host_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_address_of_a_host_does_not_hide_the_others(resolve: Callable[..., None]) -> None:
     """The next address is tried within the same limit."""
     with playing([expect(), send(OK)]) as (pool, server):
-        found = [
-            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, server.port))
-            for address in ("127.0.0.2", "127.0.0.1")
-        ]
-        monkeypatch.setattr(socket, "getaddrinfo", lambda *_: found)
+        resolve("two.example", "127.0.0.2", "127.0.0.1")
         answer = pool.get(f"http://two.example:{server.port}/")
 
         assert answer.content == b"hello"
+        assert server.requests[0].all("Host") == [f"two.example:{server.port}"]
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
@@ -691,6 +713,34 @@ def test_a_refusal_while_uploading_is_delivered(end: list[Step], body: str, tmp_
         assert (answer.status_code, answer.content) == (413, b"too large")
         assert pool.stats().idle == 0
         eventually(lambda: server.open == 0)
+
+
+class Patient(Observer):
+    """Lets a new connection's first request wait until the server says so."""
+
+    def __init__(self) -> None:
+        self.is_connected = threading.Event()
+        self.go = threading.Event()
+
+    def connected(self, host: str, seconds: float) -> None:
+        self.is_connected.set()
+        assert self.go.wait(10)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("end", [[close], [arrived, reset], [half_close]], ids=["close", "reset", "half-close"])
+def test_a_refusal_that_came_before_the_request_is_delivered(end: list[Step], method: str) -> None:
+    """A server with too much to do answers whoever connects, and closes: that is the answer, written or not."""
+    refusal = response(b"too busy", "Connection: close", status="503 Service Unavailable")
+    observer = Patient()
+    script: list[Step] = [wait_for(observer.is_connected), send(refusal), *end, tell(observer.go)]
+    if end == [half_close]:
+        script.append(discard)
+    with playing(script, observer=observer) as (pool, server):
+        answer = pool.request(method, server.url)
+
+        assert (answer.status_code, answer.content) == (503, b"too busy")
+        assert pool.stats().idle == 0
 
 
 def test_a_server_that_hangs_up_while_uploading_is_an_error() -> None:

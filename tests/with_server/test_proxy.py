@@ -417,7 +417,7 @@ def test_the_calls_proxies_go_over_the_sessions(server: EchoServer, session: Ses
         session.proxies = {"http": a.url}
         session.get(server.url, proxies={"http": b.url})
         session.get(server.url, proxies={"https": b.url})
-        session.get(server.url, proxies={"http": None})  # type: ignore[dict-item]  # as in requests: none
+        session.get(server.url, proxies={"http": None})
 
         assert (len(a.seen), len(b.seen), len(server.seen)) == (1, 1, 3)
 
@@ -459,7 +459,7 @@ def test_the_environment_is_read_once(proxy: Proxy, server: EchoServer, monkeypa
 
 
 def test_explicit_proxies_go_over_the_environment(server: EchoServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ours: what was said to the pool, the session or the call counts. In requests the environment beats the session."""
+    """Ours: what was said to pool, session or call counts. In requests the environment goes over the session."""
     with Proxy() as environment, Proxy() as explicit:
         monkeypatch.setenv("HTTP_PROXY", environment.url)
         with SessionPool(proxies={"http": explicit.url}) as pool, Session() as session:
@@ -491,7 +491,7 @@ SPARED = {
 def test_no_proxy(
     no_proxy: str, spared: bool, proxy: Proxy, server: EchoServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """NO_PROXY spares addresses, networks, host and port, or all; in requests the same."""
+    """NO_PROXY spares addresses, networks, host and port, or all."""
     monkeypatch.setenv("HTTP_PROXY", proxy.url)
     monkeypatch.setenv("NO_PROXY", no_proxy.replace("PORT", str(server.port)))
     with Session() as session:
@@ -500,14 +500,14 @@ def test_no_proxy(
     assert (len(proxy.seen) == 0) is spared
 
 
-@pytest.mark.parametrize(("no_proxy", "spared"), SPARED.items())
+@pytest.mark.parametrize(("no_proxy", "spared"), [each for each in SPARED.items() if "PORT" not in each[0]])
 def test_no_proxy_in_requests(
     no_proxy: str, spared: bool, proxy: Proxy, server: EchoServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The table above is that of requests."""
+    """The table above is that of requests, but for address and port, which it does not know."""
     requests = pytest.importorskip("requests", reason="requests, with which we are compared, is not installed")
     monkeypatch.setenv("HTTP_PROXY", proxy.url)
-    monkeypatch.setenv("NO_PROXY", no_proxy.replace("PORT", str(server.port)))
+    monkeypatch.setenv("NO_PROXY", no_proxy)
     with requests.Session() as session:
         assert session.get(server.url).ok
 

@@ -293,13 +293,14 @@ def test_trust_that_cannot_be_read_is_said_to_be(trust: Trust, kind: str, tmp_pa
     """The error names the setting and its value; nobody was asked."""
     empty = tmp_path / "empty.pem"
     empty.write_text("nothing")
-    settings: dict[str, Any] = {
+    cases: dict[str, dict[str, Any]] = {
         "missing file": {"verify": str(tmp_path / "missing.pem")},
         "no certificate": {"verify": str(empty)},
         "missing cert": {"verify": trust.file, "cert": str(tmp_path / "missing.pem")},
         "wrong cert": {"verify": trust.file, "cert": str(empty)},
         "wrong pair": {"verify": trust.file, "cert": (trust.pair[0], str(empty))},
-    }[kind]
+    }
+    settings = cases[kind]
     with playing(tls=trust.server) as (pool, server):
         with pytest.raises(RequestException) as caught:
             pool.get(server.url, **settings)
@@ -334,9 +335,23 @@ def test_a_client_shows_its_certificate(trust: Trust, form: str) -> None:
         assert seen == [(("email", "ada@example.com"),)]
 
 
-def test_a_client_without_a_certificate_is_told_why(trust: Trust) -> None:
+class Patient(Observer):
+    """Lets a new connection's first request wait until the server has closed it."""
+
+    def __init__(self) -> None:
+        self.is_closed = lambda: True
+
+    def connected(self, host: str, seconds: float) -> None:
+        eventually(self.is_closed)
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["while it asks", "before it asks"])
+def test_a_client_without_a_certificate_is_told_why(trust: Trust, late: bool) -> None:
     """With TLS 1.3 the refusal comes after the handshake, instead of the answer: the reason is in the error."""
-    with playing([], tls=trust.demanding) as (pool, server):
+    observer = Patient()
+    with playing([], tls=trust.demanding, observer=observer) as (pool, server):
+        if late:
+            observer.is_closed = lambda: bool(server.peers) and server.peers[0].socket.fileno() < 0
         with pytest.raises(ConnectionError) as caught:
             pool.get(server.url, verify=trust.file)
 
