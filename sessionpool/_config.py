@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping
+from types import NoneType
 from typing import Any
 
 import attrs
@@ -25,6 +26,13 @@ def _number(minimum: float, *, exclusive: bool = False, integer: bool = False) -
             raise ValueError(f"{where} must be {kind} {bound}{optional}; got {value!r}")
 
     return check
+
+
+def _lower_keys(value: Any) -> Any:
+    """A mapping with its names in lower case, as hosts are compared; anything else is left to the validator."""
+    if not isinstance(value, Mapping):
+        return value
+    return {name.lower() if isinstance(name, str) else name: limit for name, limit in value.items()}
 
 
 @attrs.frozen(kw_only=True)
@@ -53,12 +61,15 @@ class Limits:
     idle: float = attrs.field(default=60.0, validator=_number(0, exclusive=True))
     lifetime: float = attrs.field(default=600.0, validator=_number(0, exclusive=True))
     max_uses: int | None = attrs.field(default=None, validator=_number(1, integer=True))
-    overrides: Mapping[str, int] = attrs.field(factory=dict, converter=dict)
+    overrides: Mapping[str, int] = attrs.field(factory=dict, converter=_lower_keys)
 
     @overrides.validator
     def _check_overrides(self, _: attrs.Attribute[Any], value: Mapping[str, int]) -> None:
+        if not isinstance(value, Mapping):
+            raise ValueError(f"Limits.overrides must be a mapping such as {{'example.com': 2}}; got {value!r}")
         for host, limit in value.items():
-            if not isinstance(host, str) or not host.strip(".") or "/" in host:
+            port = isinstance(host, str) and host.count(":") == 1
+            if not isinstance(host, str) or not host.strip(".") or "/" in host or port:
                 raise ValueError(f"Limits.overrides maps host names such as 'example.com'; got {host!r}")
             if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
                 raise ValueError(f"Limits.overrides[{host!r}] must be a whole number of at least 1; got {limit!r}")
@@ -98,7 +109,11 @@ class Timeout:
         """
         if isinstance(value, Timeout):
             return value
-        if isinstance(value, tuple) and len(value) == 2:
+        if (
+            isinstance(value, tuple)
+            and len(value) == 2
+            and all(isinstance(each, (int, float, NoneType)) for each in value)
+        ):
             return _with_pair(self, *value)
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return _with_pair(self, value, value)
@@ -107,6 +122,8 @@ class Timeout:
         )
 
 
-@functools.lru_cache(maxsize=256)  # a call site passes the same numbers again and again; validating costs 5 µs
+@functools.lru_cache(
+    maxsize=256, typed=True
+)  # a call site passes the same numbers again and again; validating costs 5 µs
 def _with_pair(base: Timeout, connect: float | None, read: float | None) -> Timeout:
     return attrs.evolve(base, connect=connect, read=read)

@@ -522,12 +522,17 @@ class Reply:
         """Give the connection back now; one with unread bytes is closed, since they would be the next answer."""
         self._end(complete=False)
 
-    def __del__(self) -> None:
-        owner = getattr(self, "_owner", None)
+    def abandon(self) -> None:
+        """Give the connection back from a finalizer: without waiting for a lock, without calling a user's code."""
+        owner, self._owner = self._owner, None
         if owner is not None:
             owner.reclaim(self._permit, self._connection)
             if self.lease is not None:
                 self.lease.abandon()
+
+    def __del__(self) -> None:
+        if getattr(self, "_owner", None) is not None:
+            self.abandon()
 
     def _read_chunk_size(self) -> int:
         line = self._connection.take_line()

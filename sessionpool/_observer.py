@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 
@@ -45,10 +46,10 @@ class Watch:
             not to call costs least, and calls `drop` when the call raises.
     """
 
-    __slots__ = ("_observer", "closed", "connected", "failed", "responded", "waited")
+    __slots__ = ("_observers", "closed", "connected", "failed", "responded", "waited")
 
     def __init__(self, observer: Observer | None) -> None:
-        self._observer = observer
+        self._observers = [observer]
         self.waited = self._find("waited")
         self.connected = self._find("connected")
         self.closed = self._find("closed")
@@ -57,11 +58,11 @@ class Watch:
 
     def drop(self) -> None:
         """The observer raised: log that, and call it no more, so that it costs one log line and not one per request."""
-        if self._observer is not None:
-            _log.exception("observer %r raised and is dropped", self._observer)
-        self._observer = self.waited = self.connected = self.closed = self.responded = self.failed = None
+        self.waited = self.connected = self.closed = self.responded = self.failed = None
+        with contextlib.suppress(IndexError):  # another thread was quicker; pop() is atomic, with and without a GIL
+            _log.exception("observer %r raised and is dropped", self._observers.pop())
 
     def _find(self, event: str) -> Callable[..., None] | None:
-        method: Callable[..., None] | None = getattr(self._observer, event, None)
+        method: Callable[..., None] | None = getattr(self._observers[0], event, None)
         own = getattr(method, "__func__", None) is not getattr(Observer, event)
         return method if own else None

@@ -11,6 +11,7 @@ import math
 import threading
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from queue import Empty, SimpleQueue
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -55,6 +56,33 @@ class CloseReport:
     leases: int
     cut: int
     seconds: float
+
+
+class _Signal:
+    """A baton that a finalizer may release, for `SimpleQueue.put` may run in the midst of anything."""
+
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[None] = SimpleQueue()
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        """Wait for a release; false if none came in time."""
+        try:
+            self._queue.get(blocking, None if timeout < 0 else timeout)
+        except Empty:
+            return False
+        return True
+
+    def release(self) -> None:
+        """Let one waiter go on."""
+        self._queue.put(None)
+
+
+class _Nameless:
+    """The key of a seat that is no identity's, and so nobody else's."""
+
+
+def _describe_seat(key: object) -> str:
+    return "a session" if isinstance(key, _Nameless) else f"the session of {key!r}"
 
 
 class _Seat:
@@ -116,7 +144,8 @@ class Lease:
         """
         if self._pool is None:
             raise LeaseReleasedError("this lease has been released and cannot be transferred")
-        self.session.owner = self.thread = get_ident()
+        self.thread = get_ident()
+        self._pool.hand_over(self.session)
         return self.session
 
 
@@ -183,17 +212,15 @@ class SessionPool:
         )
         self._transport = Transport(name, self.limits, clock, observer)
         seats: Ledger[_Seat] = Ledger(lambda _: 1, self.limits.sessions or math.inf)
-        self._seats: Gate[_Seat] = Gate(
-            seats, clock, lambda *_: None, name, describe=lambda key: f"the session of {key!r}"
-        )
+        self._seats: Gate[_Seat] = Gate(seats, clock, lambda *_: None, name, describe=_describe_seat)
         self._identities: dict[Hashable, Session] = {}
         self._own = threading.local()  # .session: this thread's own
         # One entry per outermost lease. Single dict operations are atomic with and without a GIL; there is no lock
         # because a lease is taken for every pool.get().
-        self._leases: dict[int, tuple[Session, Hashable, int]] = {}
+        self._leases: dict[int, tuple[Session, Hashable, threading.Thread]] = {}
         self._numbers = itertools.count(1)
         self._closed = False
-        self._returned = threading.Semaphore(0)  # counts leases given back while close() waits
+        self._returned = _Signal()  # a lease was given back while close() waits
         self._executor: ThreadPoolExecutor | None = None
         self._executor_lock = threading.Lock()
 
@@ -239,11 +266,8 @@ class SessionPool:
         if key is not None:
             if fresh:
                 raise ValueError("a lease is either of an identity (key) or fresh, not both")
-            if any(
-                held == key and owner.owner == caller
-                for owner, held, _ in list(self._leases.values())
-                if held is not None
-            ):
+            holder = threading.current_thread()  # not its ident, which the system gives to another when it has ended
+            if any(held == key and thread is holder for _, held, thread in list(self._leases.values())):
                 raise PoolDeadlockError(
                     f"this thread already holds the lease of {key!r} and would wait for itself; "
                     "use that session, or release it first"
@@ -254,8 +278,15 @@ class SessionPool:
             if session is not None and session.depth and session.owner == caller:
                 session.depth += 1
                 return Lease(self, session, None)
-        if permit is None and self.limits.sessions is not None:
-            permit = Permit(object(), None, caller)
+        if self.limits.sessions is not None:
+            holder = threading.current_thread()
+            if sum(thread is holder for _, _, thread in list(self._leases.values())) >= self.limits.sessions:
+                raise PoolDeadlockError(
+                    f"this thread holds all {self.limits.sessions} sessions of pool {self.name!r} (Limits.sessions) "
+                    "and would wait for itself; release one first"
+                )
+            if permit is None:
+                permit = Permit(_Nameless(), None, caller)
         try:
             if permit is not None:
                 seconds = self._defaults.timeout.pool if timeout is _UNSET else timeout
@@ -269,7 +300,7 @@ class SessionPool:
                 if not fresh:
                     self._own.session = session
             number = next(self._numbers)
-            self._leases[number] = (session, key, caller)
+            self._leases[number] = (session, key, threading.current_thread())
             session.seat = (number, permit)
             session.owner = caller
             session.depth = 1
@@ -279,12 +310,19 @@ class SessionPool:
                 self._seats.release(permit)
             raise
 
+    def hand_over(self, session: Session) -> None:
+        """The calling thread takes a leased session over; called by its lease."""
+        number, _ = session.seat
+        _, key, _ = self._leases[number]
+        self._leases[number] = (session, key, threading.current_thread())
+        session.owner = get_ident()
+
     def give_back(self, session: Session, *, collected: bool = False) -> None:
         """A lease of `session` has ended; called by it, once."""
         session.depth -= 1
         if session.depth:
             return
-        session.close_streams()
+        session.close_streams(collected=collected)
         session.owner = NOBODY
         number, permit = session.seat
         session.seat = None
@@ -318,9 +356,9 @@ class SessionPool:
         response.hold(lease)
         return response
 
-    def get(self, url: str, **kwargs: Any) -> Response:
+    def get(self, url: str, params: Any = None, **kwargs: Any) -> Response:
         """Send a GET request; see `request`."""
-        return self.request("GET", url, **kwargs)
+        return self.request("GET", url, params=params, **kwargs)
 
     def options(self, url: str, **kwargs: Any) -> Response:
         """Send an OPTIONS request; see `request`."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urljoin
-from urllib.request import getproxies, proxy_bypass
+from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]  # in no stub
 
 import attrs
 
@@ -146,7 +146,7 @@ class Defaults:
             max_redirects=max_redirects,
             base_url=base_url,
             timeout=timeout or Timeout(),
-            environment_proxies=getproxies() if trust_env else {},
+            environment_proxies=getproxies_environment() if trust_env else {},
             environment_ca=(os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE"))
             if trust_env
             else None,
@@ -299,9 +299,9 @@ class Session:
 
     # --- verbs ---
 
-    def get(self, url: str, **kwargs: Any) -> Response:
+    def get(self, url: str, params: Any = None, **kwargs: Any) -> Response:
         """Send a GET request; see `request`."""
-        return self.request("GET", url, **kwargs)
+        return self.request("GET", url, params, **kwargs)
 
     def options(self, url: str, **kwargs: Any) -> Response:
         """Send an OPTIONS request; see `request`."""
@@ -422,11 +422,14 @@ class Session:
             self._transport.close()
             self._transport = Transport("session", self._transport.limits, self._transport.clock)
 
-    def close_streams(self) -> None:
-        """Close the bodies that were asked for as streams and not read to their end."""
+    def close_streams(self, *, collected: bool = False) -> None:
+        """Close the bodies that were asked for as streams and not read to their end; `collected`: from a finalizer."""
         streams, self._streams = self._streams, None
         for reply in list(streams or ()):
-            reply.close()
+            if collected:
+                reply.abandon()
+            else:
+                reply.close()
 
     # --- preparing ---
 
@@ -732,15 +735,17 @@ def _choose_proxy(
             if name in proxies:
                 return proxies[name] or None
     proxy = next((environment[name] for name in (target.scheme, "all") if environment.get(name)), None)
-    if proxy is None or _bypasses(target.host, target.port):
+    if proxy is None or _bypasses(target.host, target.port, environment):
         return None
     return proxy
 
 
-def _bypasses(host: str, port: int) -> bool:
-    if proxy_bypass(f"{host}:{port}") or proxy_bypass(host):
+def _bypasses(host: str, port: int, environment: Mapping[str, str]) -> bool:
+    """`NO_PROXY` names this host: by name, by suffix, with a port, or by a network that holds its address."""
+    proxies = dict(environment)
+    if any(proxy_bypass_environment(name, proxies) for name in (f"{host}:{port}", host)):
         return True
-    listed = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    listed = environment.get("no", "")
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

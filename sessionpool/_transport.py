@@ -25,7 +25,7 @@ from sessionpool._gate import Gate
 from sessionpool._ledger import Actions, Ledger, Permit, PoolStats
 from sessionpool._observer import Observer, Watch
 from sessionpool._wire import Head, split_url
-from sessionpool.exceptions import ConnectionBroken, InvalidProxyURL, InvalidSchema, PoolClosed
+from sessionpool.exceptions import ConnectionBroken, InvalidProxyURL, InvalidSchema, InvalidURL, PoolClosed
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # RFC 9110 §9.2.2
 
@@ -233,7 +233,10 @@ def _make_route(
     if proxy is None:
         identity = (verify, cert) if scheme == "https" else ()
         return Route(key, identity, scheme, host, port, None, verify, cert)
-    url = split_url(proxy if "://" in proxy else f"http://{proxy}")
+    try:
+        url = split_url(proxy if "://" in proxy else f"http://{proxy}")
+    except InvalidURL as error:
+        raise InvalidProxyURL(f"no way to {key}, for its proxy's URL cannot be used: {error}") from None
     if url.scheme not in ("http", "https"):
         raise InvalidSchema(f"a proxy's scheme must be http or https; got {url.scheme!r}")
     if not url.host:

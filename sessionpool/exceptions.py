@@ -178,7 +178,7 @@ class JSONDecodeError(InvalidJSONError, json.JSONDecodeError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # OSError's would come first and knows nothing of the three arguments.
-        return self.__class__, (self.msg, self.doc, self.pos)
+        return self.__class__, (self.msg, self.doc, self.pos), self.__dict__
 
 
 # --- bad input ---

@@ -420,7 +420,7 @@ def test_a_limit_for_one_host(server: EchoServer) -> None:
     """`Limits.overrides` goes before `per_host` for the host it names."""
     held = Held()
     server.answers["/held"] = held
-    limits = Limits(per_host=8, overrides={"127.0.0.1": 2})  # type: ignore[arg-type]  # mypy reads attrs' converter so
+    limits = Limits(per_host=8, overrides={"127.0.0.1": 2})
     with SessionPool(limits=limits) as pool, threads(5, lambda _: pool.get(server.url + "/held").ok):
         eventually(lambda: held.arrived == 2 and pool.stats().waiting == 3)
         host = pool.stats().hosts[server.url]

@@ -18,6 +18,7 @@ import io
 import itertools
 import json
 import pickle
+import shutil
 import ssl
 import threading
 import traceback
@@ -213,6 +214,24 @@ def token(request: Any) -> Any:
     return request
 
 
+def signed(request: Any) -> Any:
+    request.body += "&s=1" if isinstance(request.body, str) else b"&s=1"
+    return request
+
+
+def elsewhere(request: Any) -> Any:
+    request.url += "signed?signature=1"
+    return request
+
+
+class Address:
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def __str__(self) -> str:
+        return self.url
+
+
 def state(**attributes: Any) -> Callable[[Call], Call]:
     """Set attributes of the session before the call."""
 
@@ -266,6 +285,7 @@ SEEN: dict[str, Call] = {
     "a query without a path": lambda s, u: s.get(u + "?a=1"),
     "bytes as URL": lambda s, u: s.get(u.encode() + b"/bytes"),
     "blanks before the URL": lambda s, u: s.get("  " + u),
+    "an object that is a URL as text": lambda s, u: s.get(Address(u + "/object")),
     "an upper-case scheme": lambda s, u: s.get(u.replace("http", "HTTP") + "/Upper"),
     # params
     "params: dict": lambda s, u: s.get(u, params={"a": "1", "b": 2, "c": 1.5, "d": True}),
@@ -368,6 +388,8 @@ SEEN: dict[str, Call] = {
     "headers: replaced": state(headers={"X-Only": "1", "Accept-Encoding": "gzip"})(lambda s, u: s.get(u)),
     "headers: Host": lambda s, u: s.get(u, headers={"Host": "example.com"}),
     "headers: Content-Length": lambda s, u: s.post(u, data=b"four", headers={"Content-Length": "4"}),
+    "headers: a wrong Content-Length": lambda s, u: s.post(u, data=b"four", headers={"Content-Length": "2"}),
+    "headers: a wrong Content-Length of a form": lambda s, u: s.post(u, data={"a": 1}, headers={"content-length": "9"}),
     "headers: Transfer-Encoding": lambda s, u: s.post(u, data=numbers(), headers={"Transfer-Encoding": "chunked"}),
     "headers: Authorization": lambda s, u: s.get(u, headers={"Authorization": "Bearer x"}),
     # cookies
@@ -383,6 +405,10 @@ SEEN: dict[str, Call] = {
     "cookies: removed": lambda s, u: (s.cookies.set("a", "1"), s.cookies.set("a", None), s.get(u))[2],
     "cookies: cleared": lambda s, u: (s.cookies.set("a", "1"), s.cookies.clear(), s.get(u))[2],
     "cookies: a header of one's own": lambda s, u: s.get(u, headers={"Cookie": "by=hand"}),
+    "cookies: a header goes over all": lambda s, u: (
+        s.cookies.set("a", "1"),
+        s.get(u, headers={"cookie": "by=hand"}, cookies={"b": "2"}),
+    )[1],
     "cookies: a dict for the session": lambda s, u: (s.cookies.update({"q": '"quoted"'}), s.get(u))[1],
     # auth
     "auth: pair": lambda s, u: s.get(u, auth=("user", "pass")),
@@ -401,7 +427,14 @@ SEEN: dict[str, Call] = {
     "auth: over a header": lambda s, u: s.get(u, auth=("user", "pass"), headers={"Authorization": "Bearer x"}),
     "auth: a function": lambda s, u: s.get(u, auth=token),
     "auth: a function of the session": state(auth=token)(lambda s, u: s.get(u)),
+    "auth: a function that changes the body": lambda s, u: s.post(u, auth=signed, data={"a": "1"}),
+    "auth: a function that changes the URL": lambda s, u: s.get(u, auth=elsewhere),
     "auth: with a body": lambda s, u: s.post(u, auth=("user", "pass"), data={"a": "1"}),
+    # settings that matter for TLS alone
+    "a certificate as a list": lambda s, u: s.get(u, cert=[__file__, __file__]),
+    "a certificate as a pair": lambda s, u: s.get(u, cert=(__file__, __file__)),
+    "no verification": lambda s, u: s.get(u, verify=False),
+    "a path for verification": lambda s, u: s.get(u, verify="/no/such/ca.pem"),
     # several in turn
     "one connection after another body": lambda s, u: (s.post(u, data=numbers()), s.get(u), s.head(u), s.get(u))[3],
 }  # fmt: skip
@@ -492,6 +525,7 @@ LOCATIONS = {
     "escaped": lambda u: "/to/%C3%A4%7e",
     "with a path of a slash": lambda u: u + "/",
     "upper-case scheme": lambda u: u.replace("http", "HTTP") + "/to",
+    "with user and password": lambda u: with_userinfo(u, "ada:secret") + "/to",
 }
 
 
@@ -986,6 +1020,12 @@ def test_a_response_to_another_method(method: str, server: EchoServer, theirs: A
     assert response.headers["content-length"] == "4"
 
 
+def copied(file: Any) -> bytes:
+    target = io.BytesIO()
+    shutil.copyfileobj(file, target)
+    return target.getvalue()
+
+
 def pieces_of(response: Any) -> Any:
     return b"".join(response.iter_content(7))
 
@@ -1007,6 +1047,11 @@ STREAMED: dict[str, Callable[[Any], Any]] = {
     "raw.read in pieces": lambda r: [r.raw.read(10), r.raw.read(5), r.raw.read()],
     "raw.stream": lambda r: b"".join(r.raw.stream(16, decode_content=True)),
     "raw, what it is": lambda r: (r.raw.status, r.raw.reason, r.raw.version, r.raw.headers["content-type"]),
+    "raw, copied": lambda r: copied(r.raw),
+    "raw, as text": lambda r: io.TextIOWrapper(r.raw, "latin-1").read() if hasattr(r.raw, "readinto") else None,
+    "raw, iterated": lambda r: b"".join(r.raw),
+    "raw, header by header": lambda r: r.raw.headers.getlist("set-cookie"),
+    "raw, closed": lambda r: (r.content, r.raw.closed)[1],
     "content, then pieces": lambda r: (r.content, pieces_of(r), pieces_of(r)),
     "nothing": lambda r: r.status_code,
     "close, then status": lambda r: (r.close(), r.status_code)[1],
@@ -1020,12 +1065,12 @@ def test_a_stream_gives_what_requests_would_give(
 ) -> None:
     """However the body is read and however it is framed."""
     data = (TEXT * 3).encode()
-    kind = ("Content-Type", "text/plain; charset=utf-8")
+    fields = [("Content-Type", "text/plain; charset=utf-8"), ("Set-Cookie", "a=1"), ("Set-Cookie", "b=2")]
     server.answers["/answer"] = {
-        "length": Answer(data, headers=[kind]),
-        "chunked": Answer([data[:20], data[20:21], data[21:]], headers=[kind]),
-        "gzip": Answer(gzip.compress(data), headers=[kind, ("Content-Encoding", "gzip")]),
-        "end": Answer(data, headers=[kind, ("Connection", "close"), ("Transfer-Encoding", "identity")]),
+        "length": Answer(data, headers=fields),
+        "chunked": Answer([data[:20], data[20:21], data[21:]], headers=fields),
+        "gzip": Answer(gzip.compress(data), headers=[*fields, ("Content-Encoding", "gzip")]),
+        "end": Answer(data, headers=[*fields, ("Connection", "close"), ("Transfer-Encoding", "identity")]),
     }[body]
 
     def call(s: Any, u: str) -> Any:
@@ -1035,6 +1080,49 @@ def test_a_stream_gives_what_requests_would_give(
     expected, value = compare(call, server, theirs)
 
     assert value == expected
+
+
+def test_a_redirect_on_the_way_to_a_stream(server: EchoServer, theirs: Any) -> None:
+    """The redirect's own body is read, the last one's is not."""
+    server.answers["/from"] = redirect("/to")
+    server.answers["/to"] = answer_of(b"x" * 100_000)
+
+    def call(s: Any, u: str) -> Any:
+        with s.get(u + "/from", stream=True) as response:
+            return [hop.content for hop in response.history], len(pieces_of(response))
+
+    expected, read = compare(call, server, theirs)
+
+    assert read == expected == ([b"over there"], 100_000)
+
+
+@pytest.mark.parametrize(
+    "data", [b"four", "four", {"a": "1"}, io.BytesIO(b"four")], ids=["bytes", "str", "form", "file"]
+)
+def test_a_body_is_framed_once(data: Any, server: EchoServer, session: Session) -> None:
+    """Ours: whatever is claimed by hand, a request has one framing, and it is true (RFC 9112 §6.3).
+
+    requests would send Content-Length and Transfer-Encoding at once, which a server may read as two requests.
+    """
+    session.post(server.url, data=data, headers={"Transfer-Encoding": "chunked", "Content-Length": "2"})
+    session.get(server.url + "/next")
+    first, second = server.seen
+
+    assert first.body in (b"four", b"a=1")
+    assert (first.header("transfer-encoding") is None) is (first.header("content-length") is not None)
+    assert second.path == "/next"
+
+
+def test_an_iterable_of_known_length(server: EchoServer, session: Session) -> None:
+    """Ours: Content-Length by hand frames an iterable, which requests sends in chunks beside it; it has to be true."""
+    session.post(server.url, data=numbers(), headers={"Content-Length": "6"})
+    with pytest.raises(exceptions.RequestException, match="2 bytes"):
+        session.post(server.url, data=numbers(), headers={"Content-Length": "2"})
+    session.get(server.url + "/next")
+
+    assert (server.seen[0].body, server.seen[0].chunked) == (b"onetwo", False)
+    assert server.seen[-1].path == "/next"
+    assert server.seen[-1].connection != server.seen[0].connection
 
 
 def test_a_stream_is_consumed_once(server: EchoServer, theirs: Any) -> None:
