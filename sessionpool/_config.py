@@ -109,12 +109,9 @@ class Timeout:
         """
         if isinstance(value, Timeout):
             return value
-        if (
-            isinstance(value, tuple)
-            and len(value) == 2
-            and all(isinstance(each, (int, float, NoneType)) for each in value)
-        ):
-            return _with_pair(self, *value)
+        if isinstance(value, tuple) and len(value) == 2:
+            hashable = all(isinstance(each, (int, float, NoneType)) for each in value)
+            return (_with_pair if hashable else _with_pair.__wrapped__)(self, *value)
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return _with_pair(self, value, value)
         raise ValueError(

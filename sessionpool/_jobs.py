@@ -64,6 +64,9 @@ class Results(Iterator[R], Generic[R]):
                 return future.result()
             if self._return_exceptions and isinstance(error, Exception):
                 return error  # type: ignore[return-value]  # what return_exceptions asks for
+            if isinstance(error, StopIteration):
+                # Raised as it is, it would pass for the end of the results.
+                raise RuntimeError("the function raised StopIteration") from error
             raise error
         except BaseException:
             # Also the end, a KeyboardInterrupt while waiting, and a failure of the items themselves.
@@ -101,8 +104,8 @@ def naming(item: Any) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        with contextlib.suppress(AttributeError):  # an exception with slots
-            error.item = item  # type: ignore[attr-defined]
         shown = _wire.redacted(item) if isinstance(item, str) else f"a {type(item).__name__} (see .item)"
-        error.add_note(f"while working on {shown:.300}")
+        with contextlib.suppress(AttributeError, TypeError):  # an exception that takes no attributes
+            error.item = item  # type: ignore[attr-defined]
+            error.add_note(f"while working on {shown:.300}")
         raise

@@ -49,7 +49,7 @@ class Watch:
     __slots__ = ("_observers", "closed", "connected", "failed", "responded", "waited")
 
     def __init__(self, observer: Observer | None) -> None:
-        self._observers = [observer]
+        self._observers = [] if observer is None else [observer]
         self.waited = self._find("waited")
         self.connected = self._find("connected")
         self.closed = self._find("closed")
@@ -63,6 +63,6 @@ class Watch:
             _log.exception("observer %r raised and is dropped", self._observers.pop())
 
     def _find(self, event: str) -> Callable[..., None] | None:
-        method: Callable[..., None] | None = getattr(self._observers[0], event, None)
+        method: Callable[..., None] | None = getattr(self._observers[0], event, None) if self._observers else None
         own = getattr(method, "__func__", None) is not getattr(Observer, event)
         return method if own else None

@@ -479,6 +479,7 @@ class SessionPool:
         deadline = started + timeout
         while (left := self._foreign_leases()) and self.clock.wait(self._returned, deadline):
             pass
+        self._returned.release()  # for another thread that closes: it may have been woken by nothing but this
         cut = self._transport.cut(f"pool {self.name!r} was closed") if left else 0
         return CloseReport(
             waiters=len(seats.wake) + len(connections.wake),
@@ -490,8 +491,8 @@ class SessionPool:
 
     def _foreign_leases(self) -> int:
         """Leases held by other threads; to wait for one's own would be to wait for oneself."""
-        caller = get_ident()
-        return sum(session.owner != caller for session, _, _ in list(self._leases.values()))
+        caller = threading.current_thread()
+        return sum(thread is not caller for _, _, thread in list(self._leases.values()))
 
 
 def _workers(number: object) -> int:
