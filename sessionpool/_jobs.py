@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
+from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from sessionpool import _wire
@@ -98,14 +99,25 @@ class Results(Iterator[R], Generic[R]):
                 future.add_done_callback(self._finished.put)
 
 
-@contextlib.contextmanager
-def naming(item: Any) -> Iterator[None]:
-    """Attach `item` to an exception: as `.item`, and as a note without what may be secret in a URL."""
-    try:
-        yield
-    except BaseException as error:
+class Naming:
+    """Attaches an item to the exception that leaves the block: as `.item`, and as a note that shows no secret of a URL.
+
+    A class, because `contextlib.contextmanager` sets an attribute of the exception, and some take none.
+    """
+
+    def __init__(self, item: Any) -> None:
+        self._item = item
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            return
+        item = self._item
         shown = _wire.redacted(item) if isinstance(item, str) else f"a {type(item).__name__} (see .item)"
-        with contextlib.suppress(AttributeError, TypeError):  # an exception that takes no attributes
+        with contextlib.suppress(AttributeError, TypeError):
             error.item = item  # type: ignore[attr-defined]
             error.add_note(f"while working on {shown:.300}")
-        raise

@@ -471,7 +471,7 @@ class PreparedRequest:
             raise TypeError(
                 f"data= takes a mapping, pairs, str, bytes, a file or an iterable of bytes; got {data!r:.80}"
             )
-        self._describe_body()
+        self.describe_body()
         if content_type is not None and not self.has_field("content-type"):
             self.add_field("Content-Type", content_type)
 
@@ -527,9 +527,11 @@ class PreparedRequest:
         """The body can be sent a second time."""
         return self.body is None or isinstance(self.body, bytes) or self._start is not None
 
-    def _describe_body(self) -> None:
+    def describe_body(self) -> None:
         """Set the one field that frames the body (RFC 9112 §6.2), as the body is, whatever was set by hand."""
         body = self.body
+        if isinstance(body, str):
+            body = self.body = body.encode("utf-8")
         if body is None:
             if self.method not in ("GET", "HEAD") and not self.has_field("content-length"):
                 self.add_field("Content-Length", "0")  # RFC 9110 §8.6

@@ -20,7 +20,7 @@ import attrs
 from sessionpool._clock import NEVER, SYSTEM_CLOCK, Clock
 from sessionpool._config import Limits, Timeout
 from sessionpool._gate import Gate
-from sessionpool._jobs import Results, naming
+from sessionpool._jobs import Naming, Results
 from sessionpool._ledger import Ledger, Permit, PoolStats
 from sessionpool._session import NOBODY, Defaults, Session
 from sessionpool._transport import Transport
@@ -415,7 +415,7 @@ class SessionPool:
         """
 
         def run(item: I) -> R:
-            with naming(item), self.lease(None if key is None else key(item), fresh=fresh) as session:
+            with Naming(item), self.lease(None if key is None else key(item), fresh=fresh) as session:
                 return function(session, item)
 
         return Results(
@@ -445,7 +445,7 @@ class SessionPool:
         """
 
         def run() -> R:
-            with naming(item), self.lease(key, fresh=fresh) as session:
+            with Naming(item), self.lease(key, fresh=fresh) as session:
                 return function(session, item)
 
         with self._executor_lock:

@@ -140,7 +140,7 @@ class Defaults:
             cookies=None if cookies is None else as_jar(cookies),
             proxies=dict(proxies or {}),
             verify=verify,
-            cert=cert,
+            cert=tuple(cert) if isinstance(cert, list) else cert,
             hooks=as_hooks(hooks),
             trust_env=trust_env,
             max_redirects=max_redirects,
@@ -492,6 +492,8 @@ class Session:
             handler = HTTPBasicAuth(*target.auth)
         if handler is not None:
             prepared = handler(prepared)
+            if prepared.body is not None:
+                prepared.describe_body()  # the handler may have changed it
         return prepared
 
     def _target(self, url: str | bytes, params: Any) -> Target:
@@ -535,7 +537,7 @@ class Session:
             verify = os.fspath(verify) if isinstance(verify, os.PathLike) else verify
         elif defaults.environment_ca is not None and self.trust_env:
             verify = defaults.environment_ca
-        wanted = (target.origin, proxy, verify, cert)
+        wanted = (target.origin, proxy, verify, tuple(cert) if isinstance(cert, list) else cert)
         route = self._transport.routes.get(wanted) or self._transport.route(*wanted)
         if route.is_forwarding and route.proxy is not None and route.proxy.auth:
             HTTPProxyAuth(*_wire.userinfo(route.proxy.auth))(prepared)
