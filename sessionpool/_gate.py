@@ -188,8 +188,9 @@ class Gate(Generic[T]):
 
     def _act(self, actions: Actions[T], reason: str) -> None:
         _wake(actions)
-        for permit in actions.close:
-            self._close_leased(permit, reason)
+        with contextlib.ExitStack() as closings:  # one that fails keeps none of the others open
+            for permit in reversed(actions.close):
+                closings.callback(self._close_leased, permit, reason)
 
     def _close_evicted(self, permit: Permit[T]) -> None:
         evicted, permit.evicted = permit.evicted, None

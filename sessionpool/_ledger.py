@@ -281,7 +281,7 @@ class Ledger(Generic[T]):
     def stats(self) -> PoolStats:
         """All counts at this moment."""
         return PoolStats(
-            leased=sum(len(host.leased) for host in self._hosts.values()),
+            leased=self.open - len(self._idle),
             idle=len(self._idle),
             waiting=self.waiting,
             capacity=None if self.total == math.inf else int(self.total),
@@ -299,6 +299,9 @@ class Ledger(Generic[T]):
         served: list[Permit[T]] = []
         while self._turns:
             host = next(iter(self._turns))
+            if len(host.leased) >= host.limit:
+                del self._turns[host]  # one of its items is being closed; it comes back with that permit
+                continue
             permit = next(iter(host.waiters))
             if not self._grant(host, permit, now):
                 break  # The total binds, and it binds for all; this key's turn stays the next.
