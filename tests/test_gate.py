@@ -268,20 +268,6 @@ def test_a_holder_that_has_ended_is_told_as_such() -> None:
         take(gate, timeout=0.0)
 
 
-def test_a_holder_that_has_ended_is_not_taken_for_another() -> None:
-    """The system gives the ident of a thread that has ended to the next; the error does not blame that one."""
-    gate = a_gate()
-    ended = in_thread(take, gate).join()
-    for _ in range(200):
-        late = in_thread(take, gate, timeout=0.0).join()
-        if late.thread.ident == ended.thread.ident:
-            break
-    else:
-        pytest.skip("no ident was used again")
-
-    assert str(late.error).endswith("by a thread that has ended")
-
-
 def test_a_time_out_names_the_thread_that_holds_on() -> None:
     """A holder that lives is named by its thread's name."""
     gate = a_gate()
