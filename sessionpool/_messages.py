@@ -471,7 +471,7 @@ class PreparedRequest:
             raise TypeError(
                 f"data= takes a mapping, pairs, str, bytes, a file or an iterable of bytes; got {data!r:.80}"
             )
-        self.describe_body()
+        self._describe_body()
         if content_type is not None and not self.has_field("content-type"):
             self.add_field("Content-Type", content_type)
 
@@ -527,7 +527,13 @@ class PreparedRequest:
         """The body can be sent a second time."""
         return self.body is None or isinstance(self.body, bytes) or self._start is not None
 
-    def describe_body(self) -> None:
+    def describe_body_again(self) -> None:
+        """Set the field that frames the body to what the body is now, if there is one."""
+        if self.body is not None:
+            self._headers = self.headers  # a mapping knows which fields it holds; a block does not, of those added
+            self._describe_body()
+
+    def _describe_body(self) -> None:
         """Set the one field that frames the body (RFC 9112 §6.2), as the body is, whatever was set by hand."""
         body = self.body
         if isinstance(body, str):

@@ -492,8 +492,7 @@ class Session:
             handler = HTTPBasicAuth(*target.auth)
         if handler is not None:
             prepared = handler(prepared)
-            if prepared.body is not None:
-                prepared.describe_body()  # the handler may have changed it
+            prepared.describe_body_again()  # the handler may have changed it
         return prepared
 
     def _target(self, url: str | bytes, params: Any) -> Target:

@@ -330,6 +330,39 @@ def test_a_lease_may_wait_for_ever_or_not_at_all(make_pool: Callable[..., Sessio
     assert patient.error is None
 
 
+@pytest.mark.parametrize("served_first", [True, False])
+def test_an_interrupt_while_waiting_for_a_name(make_pool: Callable[..., SessionPool], served_first: bool) -> None:
+    """Ctrl-C while waiting, before or just after the session came free, leaves it to others."""
+
+    class Interrupting(FakeClock):
+        def wait(self, baton: Baton, until: float) -> bool:
+            if served_first:
+                held.release()
+            raise KeyboardInterrupt
+
+    pool = make_pool(clock=Interrupting())
+    held = in_thread(pool.lease, "ada").get()
+    with pytest.raises(KeyboardInterrupt):
+        pool.lease("ada")
+    held.release()
+
+    leased(pool, "ada", timeout=0)
+    nothing_is_leased(pool)
+
+
+def test_a_session_that_cannot_be_made_is_not_leased(make_pool: Callable[..., SessionPool]) -> None:
+    """An error between the grant and the use gives the name back."""
+    pool = make_pool()
+    broken = pool._new_session
+    pool._new_session = lambda: 1 // 0  # type: ignore[method-assign,assignment,return-value]
+    with pytest.raises(ZeroDivisionError):
+        pool.lease("ada")
+    pool._new_session = broken  # type: ignore[method-assign]
+
+    leased(pool, "ada", timeout=0)
+    nothing_is_leased(pool)
+
+
 # --- deadlocks ---
 
 
@@ -540,7 +573,7 @@ def test_a_lease_of_a_thread_that_ended_is_given_back(pool: SessionPool) -> None
         use(ada.session)
         raise ZeroDivisionError
 
-    for _ in range(20):
+    for _ in range(5):
         call = in_thread(die).join()
         assert isinstance(call.error, ZeroDivisionError)
         call.error = None

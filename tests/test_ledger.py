@@ -873,4 +873,4 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 LedgerMachine.TestCase.settings = settings(max_examples=300, stateful_step_count=50, deadline=None)
-TestLedgerMachine = LedgerMachine.TestCase
+TestLedgerMachine = pytest.mark.timeout(600)(LedgerMachine.TestCase)  # to make a failure small takes its time

@@ -493,10 +493,10 @@ def test_the_total_deadline_cuts_what_trickles(steps: list[Step], stream: bool) 
     started = time.monotonic()
     with playing([expect(), *steps]) as (pool, server):
         with pytest.raises(ReadTimeout) as caught:
-            list(pool.get(server.url, stream=stream, timeout=Timeout(read=10, total=0.3)).iter_content(1000))
+            list(pool.get(server.url, stream=stream, timeout=Timeout(read=10, total=0.15)).iter_content(1000))
 
         assert server.origin in str(caught.value)
-        assert "Timeout.total=0.3 s" in str(caught.value)
+        assert "Timeout.total=0.15 s" in str(caught.value)
         assert time.monotonic() - started < 5
         eventually(lambda: server.open == 0)
 
@@ -614,7 +614,7 @@ def resolve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 def test_a_host_of_many_addresses_has_one_limit(resolve: Callable[..., None]) -> None:
     """`Timeout.connect` is over all of a host's addresses, not for each again."""
-    addresses = [f"127.0.0.{last}" for last in range(1, 9)]
+    addresses = [f"127.0.0.{last}" for last in range(1, 5)]
     with contextlib.ExitStack() as stack:
         _, port = stack.enter_context(black_hole(addresses[0]))
         for address in addresses[1:]:
@@ -625,7 +625,7 @@ def test_a_host_of_many_addresses_has_one_limit(resolve: Callable[..., None]) ->
 
         assert isinstance(error, ConnectTimeout)
         assert "Timeout.connect=0.5 s" in str(error)
-        assert time.monotonic() - started < 2.5
+        assert time.monotonic() - started < 1.5
 
 
 def test_a_dead_address_of_a_host_does_not_hide_the_others(resolve: Callable[..., None]) -> None:
@@ -685,7 +685,7 @@ def test_a_host_that_could_not_be_had_is_forgotten() -> None:
 def test_a_black_hole_holds_nobody_else_up() -> None:
     """Other hosts are served while one is knocked at in vain."""
     with black_hole() as (_, port), playing([expect(), send(OK)] * 1) as (pool, server):
-        with in_thread(pool.get, f"http://127.0.0.1:{port}/", timeout=Timeout(connect=1.0)) as knocking:
+        with in_thread(pool.get, f"http://127.0.0.1:{port}/", timeout=Timeout(connect=0.5)) as knocking:
             eventually(lambda: pool.stats().leased == 1)
             answer = pool.get(server.url)
 

@@ -431,7 +431,6 @@ SEEN: dict[str, Call] = {
     "auth: a function that changes the URL": lambda s, u: s.get(u, auth=elsewhere),
     "auth: with a body": lambda s, u: s.post(u, auth=("user", "pass"), data={"a": "1"}),
     # settings that matter for TLS alone
-    "a certificate as a list": lambda s, u: s.get(u, cert=[__file__, __file__]),
     "a certificate as a pair": lambda s, u: s.get(u, cert=(__file__, __file__)),
     "no verification": lambda s, u: s.get(u, verify=False),
     "a path for verification": lambda s, u: s.get(u, verify="/no/such/ca.pem"),
