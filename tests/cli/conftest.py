@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from small_site import Outcome, Process, Site
 
 from sessionpool.cli import main
+from tests.cli.small_site import Outcome, Process, Site
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_site import Outcome, Process, Site, redirect
 
 from sessionpool.cli._output import Page
+from tests.cli.small_site import Outcome, Process, Site, redirect
 
 LINKS = (
     "<a href='/a'>1</a> <a href='/b#x'>2</a> <a href='B/../b'>3</a> <a href='/%62'>4</a> <a href='//x.invalid/'>5</a>"

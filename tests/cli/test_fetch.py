@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_site import Outcome, Process, Site, eventually, redirect
 
 from sessionpool.cli._fetch import Listing
 from sessionpool.cli._load import Waits
 from sessionpool.cli._output import Page, Unusable
 from sessionpool.cli._run import Tools
+from tests.cli.small_site import Outcome, Process, Site, eventually, redirect
 
 
 @pytest.fixture

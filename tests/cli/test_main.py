@@ -7,9 +7,9 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from small_site import ROOT, Outcome
 
 from sessionpool import __version__
+from tests.cli.small_site import ROOT, Outcome
 
 # A finder that comes first and says that these are not installed.
 WITHOUT = """
