@@ -15,6 +15,7 @@ import struct
 import sys
 import threading
 from collections.abc import Callable, Hashable, Iterable
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Final, Protocol, cast
 
@@ -31,6 +32,7 @@ from urllib3.exceptions import (
     NameResolutionError as Urllib3NameResolutionError,
 )
 from urllib3.util import Url
+from urllib3.util.ssl_match_hostname import CertificateError
 
 from sessionpool import _wire
 from sessionpool._clock import NEVER, SYSTEM_CLOCK, Clock, Deadline
@@ -121,6 +123,7 @@ class Connection:
         "_shutdown_reason",
         "_socket",
         "_timeout",
+        "_transport_socket",
         "_urllib3",
         "answered",
         "host",
@@ -147,7 +150,9 @@ class Connection:
         self._clock = clock
         self._urllib3 = connected
         self._socket: socket.socket = connected.sock
-        self._readable = _readability(self._socket)
+        # urllib3's SSLTransport (TLS within TLS, to an https proxy) is no socket, and has one.
+        self._transport_socket: socket.socket = getattr(self._socket, "socket", self._socket)
+        self._readable = _readability(self._transport_socket)
         self._buffer = b""  # what has been received and not been used begins at _at
         self._at = 0
         self._timeout: float | None = -1.0  # unlike any that can be asked for, so that the first is set
@@ -195,7 +200,7 @@ class Connection:
         self._shutdown_reason = reason
         with contextlib.suppress(OSError):  # closed meanwhile
             # Not SSLSocket's own: it takes the TLS state away from under the thread that reads.
-            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+            socket.socket.shutdown(self._transport_socket, socket.SHUT_RDWR)
 
     # --- one exchange ---
 
@@ -232,7 +237,8 @@ class Connection:
             raise self._timed_out("took nothing") from None
         except OSError as error:
             if self.uses > 1:
-                self.unsent = True  # of what a call to send fails with, the kernel has taken nothing
+                # Of what a call to send fails with, the kernel has taken nothing; TLS may have made several calls.
+                self.unsent = self._socket is self._transport_socket and not isinstance(self._socket, ssl.SSLSocket)
                 raise self._broken(f"broke the connection: {_reason(error)}") from error
             self._send_error = error  # a new connection's first word may be why: a TLS alert, a refusal
             return 0
@@ -570,7 +576,11 @@ class Reply:
         owner, self._owner = self._owner, None
         if owner is not None:
             self.complete = complete
-            owner.take_back(self._permit, self._connection, self.head, complete=complete)
+            try:
+                owner.take_back(self._permit, self._connection, self.head, complete=complete)
+            except BaseException:  # Ctrl-C on the way; giving back twice is harmless, not at all is not
+                owner.reclaim(self._permit, self._connection)
+                raise
             if self.lease is not None:
                 self.lease.release()
 
@@ -597,11 +607,18 @@ class Connector:
             connection.connect()
         except BaseException as error:
             connection.close()
-            raise self._translate(error, route, limit) from error
+            own = self._translate(error, route, limit)
+            if own is error:
+                raise
+            raise own from error
         sock = connection.sock
         if hasattr(sock, "suppress_ragged_eofs"):
             # Without close_notify an end may be an attacker's: it must not pass for the end of a body (RFC 9112 §9.8).
             sock.suppress_ragged_eofs = False
+            protocol: str | None = sock.selected_alpn_protocol()  # type: ignore[union-attr]  # TLS, as was just asked
+            if protocol not in (None, "http/1.1"):
+                connection.close()
+                raise SSLError(f"TLS with {route.key} agreed on another protocol than HTTP/1.1 (ALPN)")
         return connection
 
     def _prepare(self, route: Route, timeout: float | None) -> HTTPConnection:
@@ -642,13 +659,13 @@ class Connector:
 
     def _translate(self, error: BaseException, route: Route, limit: Deadline) -> BaseException:
         target = route.key
-        if isinstance(error, ssl.SSLError):
+        if isinstance(error, (ssl.SSLError, CertificateError)):
             return SSLError(f"TLS with {target} failed: {_reason(error)}")
         # urllib3 derives its NewConnectionError (refused, unreachable) from its ConnectTimeoutError.
         timed_out = isinstance(error, ConnectTimeoutError) and not isinstance(error, NewConnectionError)
         if timed_out or isinstance(error, TimeoutError):
             return ConnectTimeout(f"{target} was not connected in time ({limit.limit})")
-        if route.proxy is not None and isinstance(error, (HTTPError, OSError)):
+        if route.proxy is not None and isinstance(error, (HTTPError, HTTPException, OSError)):
             return ProxyError(f"no way to {target}: {_reason(error.__cause__ or error)}")
         if isinstance(error, Urllib3NameResolutionError):
             return NameResolutionError(f"the name of {target} cannot be resolved: {_reason(error.__cause__ or error)}")
@@ -719,6 +736,8 @@ class _Unchanged:
 
 def _make_context(verify: bool | str, cert: str | tuple[str, str] | None) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    # Early Pythons 3.11 set it, and so hide that an end was not the peer's.
+    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
     try:
         if verify is True:
             context.load_default_certs()

@@ -120,10 +120,12 @@ class Gate(Generic[T]):
         self._act(actions, "shutdown")
         return actions
 
-    def leased_items(self) -> list[T]:
-        """The items in use at this moment."""
+    def leased_items(self, besides: int = 0) -> list[T]:
+        """The items in use at this moment, but for those of the thread with the ident `besides`."""
         with self._settled():
-            return [permit.item for permit in self._ledger.leased() if permit.item is not None]
+            return [
+                permit.item for permit in self._ledger.leased() if permit.item is not None and permit.thread != besides
+            ]
 
     def stats(self) -> PoolStats:
         """All counts at one moment."""
@@ -183,7 +185,10 @@ class Gate(Generic[T]):
             oldest = holders[0]
             names = {thread.ident: thread.name for thread in threading.enumerate()}
             who = names.get(oldest.thread, "a thread that has ended")
+            own = sum(holder.thread == permit.thread for holder in holders)
             text += f"; held longest: {self._clock.now() - oldest.since:.3g} s, by {who}"
+            if own:
+                text += f" ({own} held by this very thread: read or close its streamed responses)"
         return text
 
     def _act(self, actions: Actions[T], reason: str) -> None:

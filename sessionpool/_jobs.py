@@ -117,7 +117,11 @@ class Naming:
         if error is None:
             return
         item = self._item
-        shown = _wire.redacted(item) if isinstance(item, str) else f"a {type(item).__name__} (see .item)"
+        shown = f"an item of type {type(item).__name__} (see .item)"
+        if isinstance(item, str):
+            shown = _wire.redacted(item)
+        elif isinstance(item, (int, float)):
+            shown = repr(item)
         with contextlib.suppress(AttributeError, TypeError):
             error.item = item  # type: ignore[attr-defined]
             error.add_note(f"while working on {shown:.300}")

@@ -209,17 +209,22 @@ class Target:
     is_secure: bool
 
 
-@functools.lru_cache(maxsize=8192)  # parsing costs 10 µs, a hit 0.1; jobs ask for few URLs often, or for each once
 def parse_target(url: str) -> Target:
-    """Take a URL apart.
+    """Take a URL apart; those without a user's part, and of ordinary length, are remembered.
 
     Raises:
         MissingSchema, InvalidSchema, InvalidURL: It is not an absolute http or https URL.
     """
+    return _parse_target(url) if "@" not in url and len(url) <= 2048 else _parse_target.__wrapped__(url)
+
+
+@functools.lru_cache(maxsize=8192)  # parsing costs 10 µs, a hit 0.1; jobs ask for few URLs often, or for each once
+def _parse_target(url: str) -> Target:
     parts = _wire.split_url(url)
     shown = _wire.redacted(url)
     if parts.scheme is None:
-        raise MissingSchema(f"URL {shown!r} has no scheme; perhaps you meant 'https://{shown}'")
+        hint = f"; perhaps you meant 'https://{shown}'" if "." in (parts.host or "") else ""
+        raise MissingSchema(f"URL {shown!r} has no scheme{hint}")
     if parts.scheme not in ("http", "https"):
         raise InvalidSchema(f"URL {shown!r} has the scheme {parts.scheme!r}; only http and https can be fetched")
     if not parts.host:
@@ -539,7 +544,10 @@ class PreparedRequest:
         if isinstance(body, str):
             body = self.body = body.encode("utf-8")
         if body is None:
-            if self.method not in ("GET", "HEAD") and not self.has_field("content-length"):
+            for name in ("Transfer-Encoding", "Content-Length"):
+                if self.has_field(name):
+                    del self.headers[name]
+            if self.method not in ("GET", "HEAD"):
                 self.add_field("Content-Length", "0")  # RFC 9110 §8.6
             return
         length = len(body) if isinstance(body, bytes) else self.body_length
@@ -547,7 +555,7 @@ class PreparedRequest:
             # Of an iterable only the caller can know the length; the connection holds the iterable to it.
             given = str(self.headers["Content-Length"])
             if not given.isdecimal():
-                raise InvalidHeader(f"Content-Length must be a whole number of bytes; got {given!r}")
+                raise InvalidHeader("Content-Length must be a whole number of bytes, in decimal digits")
             length = self.body_length = int(given)
         if length is None:
             self.set_field("Transfer-Encoding", "chunked")

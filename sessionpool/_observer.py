@@ -24,7 +24,10 @@ class Observer:
         """A connection was opened, TLS included."""
 
     def closed(self, host: str, reason: str) -> None:
-        """A connection was closed: stale, expired, broken, evicted, finished, abandoned or shutdown."""
+        """A connection was closed: stale, expired, broken, evicted, finished or shutdown.
+
+        Not told of the connection of a stream that was dropped unread: the collector calls no observer.
+        """
 
     def responded(self, method: str, host: str, status: int, seconds: float, sent: int, received: int) -> None:
         """A request was answered; one call per redirect hop.

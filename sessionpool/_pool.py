@@ -95,7 +95,8 @@ class Lease:
     """The sole right to use one session until it is released. Made by `SessionPool.lease`.
 
     Use it as a context manager, which gives the session, or keep it and call `release`. Confined to the thread that
-    leased it, or took it over with `transfer`; `release` may be called from any thread, and twice.
+    leased it, or took it over with `transfer`; `release` may be called twice, and from another thread while the
+    one that leased it neither uses the session nor leases it again.
 
     Attributes:
         session: The leased session.
@@ -112,6 +113,10 @@ class Lease:
         self.key = key
         self.thread = session.owner
         self.since = pool.clock.now()
+
+    def __repr__(self) -> str:
+        whose = "thread's own or fresh" if self.key is None else repr(self.key)
+        return f"<Lease {whose}{' released' if self._pool is None else ''}; `with` it, or its .session, is the session>"
 
     def __enter__(self) -> Session:
         return self.session
@@ -132,6 +137,8 @@ class Lease:
 
     def abandon(self) -> None:
         """Give the session back from a finalizer: without waiting for a lock."""
+        if not hasattr(self, "_pool"):
+            return  # interrupted while it was made
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.give_back(self.session, collected=True)
@@ -233,7 +240,8 @@ class SessionPool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        # Who is interrupted does not want to wait for what other threads are doing.
+        self.close(timeout=10.0 if error is None or isinstance(error, Exception) else 0.0)
 
     def __reduce__(self) -> Any:
         raise TypeError(
@@ -263,6 +271,8 @@ class SessionPool:
             raise PoolClosed(f"pool {self.name!r} is closed")
         caller = get_ident()
         permit: Permit[_Seat] | None = None
+        session: Session | None = None
+        number = 0
         if key is not None:
             if fresh:
                 raise ValueError("a lease is either of an identity (key) or fresh, not both")
@@ -296,8 +306,9 @@ class SessionPool:
                 if session is None:
                     session = self._identities[key] = self._new_session()
             elif fresh or (session := getattr(self._own, "session", None)) is None or session.depth:
+                own = session is None and not fresh  # one that another thread took over stays this thread's own
                 session = self._new_session()
-                if not fresh:
+                if own:
                     self._own.session = session
             number = next(self._numbers)
             self._leases[number] = (session, key, threading.current_thread())
@@ -306,9 +317,15 @@ class SessionPool:
             session.depth = 1
             return Lease(self, session, key)
         except BaseException:
+            if self._leases.pop(number, None) is not None and session is not None:
+                session.owner, session.depth = NOBODY, 0
             if permit is not None:
                 self._seats.release(permit)
             raise
+
+    def forget(self, key: Hashable) -> None:
+        """Drop an identity with its cookies; its next lease begins blank. One that is leased now stays its holder's."""
+        self._identities.pop(key, None)
 
     def hand_over(self, session: Session) -> None:
         """The calling thread takes a leased session over; called by its lease."""
@@ -477,10 +494,13 @@ class SessionPool:
         seats = self._seats.close()
         connections = self._transport.close()
         deadline = started + timeout
-        while (left := self._foreign_leases()) and self.clock.wait(self._returned, deadline):
-            pass
-        self._returned.release()  # for another thread that closes: it may have been woken by nothing but this
-        cut = self._transport.cut(f"pool {self.name!r} was closed") if left else 0
+        try:
+            while (left := self._foreign_leases()) and self.clock.wait(self._returned, deadline):
+                pass
+        finally:
+            self._returned.release()  # for another thread that closes: it may have been woken by nothing but this
+            # What is in use now is used by whoever kept a lease, or by a fork, which has none.
+            cut = self._transport.cut(f"pool {self.name!r} was closed")
         return CloseReport(
             waiters=len(seats.wake) + len(connections.wake),
             idle=len(connections.close),

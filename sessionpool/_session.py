@@ -222,6 +222,10 @@ class Session:
         self._streams: weakref.WeakSet[Reply] | None = None
         self._claims: dict[str, tuple[int]] = {}
 
+    def __repr__(self) -> str:
+        whose = {ANYONE: "its own", NOBODY: "released"}.get(self.owner, f"leased by thread {self.owner}")
+        return f"<Session {whose}>"
+
     def __enter__(self) -> Session:
         return self
 
@@ -235,59 +239,70 @@ class Session:
     @property
     def headers(self) -> CaseInsensitiveDict:
         """Sent with every request; a call's own headers go over them, `None` there takes one out."""
+        self._check_holder()
         if self._headers is None:
             self._headers = self._defaults.headers.copy()
         return self._headers
 
     @headers.setter
     def headers(self, headers: Mapping[str, Any]) -> None:
+        self._check_holder()
         self._headers = headers if isinstance(headers, CaseInsensitiveDict) else CaseInsensitiveDict(headers)
 
     @property
     def cookies(self) -> CookieJar:
         """This session's cookies: what its responses set, and what is put here by hand."""
+        self._check_holder()
         if self._cookies is None:
             self._cookies = CookieJar()
         return self._cookies
 
     @cookies.setter
     def cookies(self, cookies: Any) -> None:
+        self._check_holder()
         self._cookies = as_jar(cookies)
 
     @property
     def auth(self) -> Any:
         """Who asks: a pair of user and password, or a callable such as those of `sessionpool.auth`; `None`: nobody."""
+        self._check_holder()
         return self._auth
 
     @auth.setter
     def auth(self, auth: Any) -> None:
+        self._check_holder()
         self._auth = as_auth(auth)
 
     @property
     def params(self) -> dict[str, Any]:
         """Added to the query of every request."""
+        self._check_holder()
         if self._params is None:
             self._params = dict(self._defaults.params)
         return self._params
 
     @params.setter
     def params(self, params: Any) -> None:
+        self._check_holder()
         self._params = dict(params or {})
 
     @property
     def proxies(self) -> dict[str, str]:
         """Proxies by scheme (`https`), scheme and host (`https://example.com`) or `all`."""
+        self._check_holder()
         if self._proxies is None:
             self._proxies = dict(self._defaults.proxies)
         return self._proxies
 
     @proxies.setter
     def proxies(self, proxies: Mapping[str, str]) -> None:
+        self._check_holder()
         self._proxies = dict(proxies or {})
 
     @property
     def hooks(self) -> dict[str, list[Any]]:
         """Functions called with every response: `{"response": [function]}`; one may return another response."""
+        self._check_holder()
         if self._hooks is None:
             self._hooks = {name: list(functions) for name, functions in self._defaults.hooks.items()}
             self._hooks.setdefault("response", [])
@@ -295,7 +310,13 @@ class Session:
 
     @hooks.setter
     def hooks(self, hooks: Hooks) -> None:
+        self._check_holder()
         self._hooks = as_hooks(hooks)
+
+    def _check_holder(self) -> None:
+        """Raise as a request would if the caller does not hold this session's lease."""
+        if self.owner not in (ANYONE, get_ident()):
+            self._claim(get_ident())
 
     # --- verbs ---
 
@@ -485,7 +506,7 @@ class Session:
             prepared.hooks = {"response": [*own_hooks.get("response", ()), *as_hooks(hooks).get("response", ())]}
         if cookies or self._cookies:
             self._add_cookies(prepared, cookies)
-        if data is not None or files or json is not None or method not in _BODILESS:
+        if data is not None or files or json is not None or headers or method not in _BODILESS:
             prepared.set_body(data, files, json)
         handler = as_auth(auth) if auth is not None else self._auth
         if handler is None and target.auth is not None:
@@ -499,7 +520,7 @@ class Session:
         if not isinstance(url, str):
             url = url.decode("utf-8") if isinstance(url, bytes) else str(url)
         if self.base_url is not None:
-            url = urljoin(self.base_url, url)
+            url = _join(self.base_url, url)
         own = self._params if self._params is not None else self._defaults.params
         if own and (params is None or isinstance(params, Mapping)):
             merged = {**own, **(params or {})}
@@ -578,6 +599,8 @@ class Session:
                 raise
             _finish_redirect(response)
             history.append(response)
+            if not _is_same_place(prepared.target, following.target):
+                cookies = None  # those of the call were meant for where it began
             prepared = following
 
     def _exchange(
@@ -589,18 +612,11 @@ class Session:
         started = transport.clock.now() if watch.failed or watch.responded else 0.0
         try:
             reply = transport.send(prepared, route, timeout, deadline)
-            response = Response(reply, prepared)
-            if reply.head.set_cookie:
-                target = prepared.target
-                jar = self.cookies
-                for line in reply.head.set_cookie:
-                    jar.store(line, target.host, target.path, target.is_secure, transport.clock.wall())
-            if not stream:
-                response.content  # noqa: B018 - reads it
-            elif not reply.ended:
-                if self._streams is None:
-                    self._streams = weakref.WeakSet()
-                self._streams.add(reply)
+            try:
+                response = self._receive(reply, prepared, stream)
+            except BaseException:
+                reply.close()
+                raise
         except RequestException as error:
             if error.request is None:
                 error.request = prepared
@@ -616,8 +632,29 @@ class Session:
                 watch.responded(prepared.method, route.key, reply.head.status, seconds, reply.sent, reply.received)
             except Exception:  # noqa: BLE001 - whatever a user's code may raise
                 watch.drop()
-        for hook in prepared.hooks["response"] if prepared.hooks else ():
-            response = hook(response, timeout=timeout, stream=stream) or response
+        if prepared.hooks:
+            try:
+                for hook in prepared.hooks["response"]:
+                    response = hook(response, timeout=timeout, stream=stream) or response
+            except BaseException:
+                reply.close()  # whoever catches that has no response to close
+                raise
+        return response
+
+    def _receive(self, reply: Reply, prepared: PreparedRequest, stream: bool) -> Response:
+        """The response, its cookies kept, its body read unless it is to be streamed."""
+        response = Response(reply, prepared)
+        if reply.head.set_cookie:
+            target = prepared.target
+            now = self._transport.clock.wall()
+            for line in reply.head.set_cookie:
+                self.cookies.store(line, target.host, target.path, target.is_secure, now)
+        if not stream:
+            response.content  # noqa: B018 - reads it
+        elif not reply.ended:
+            if self._streams is None:
+                self._streams = weakref.WeakSet()
+            self._streams.add(reply)
         return response
 
     def _check_redirect(
@@ -671,7 +708,7 @@ class Session:
                 )
         for name in ("Cookie", "Proxy-Authorization", "Host"):
             following.headers.pop(name, None)
-        if new.origin != old.origin and not _is_upgrade(old, new):
+        if not _is_same_place(old, new):
             # RFC 9110 §15.4: what the user meant for one origin is not another's to see.
             for name in SECRET_FIELDS:
                 following.headers.pop(name, None)
@@ -687,12 +724,20 @@ def _method(method: str | bytes) -> str:
     return method.upper()
 
 
+def _join(base: str, url: str) -> str:
+    """A reference resolved (RFC 3986 §5.2)."""
+    try:
+        return urljoin(base, url)
+    except ValueError as error:
+        raise InvalidURL(f"URL {_wire.redacted(url)!r} cannot be parsed: {error}") from None
+
+
 def _absolute_location(response: Response, old: Target) -> str:
     location = response.location or ""
     with contextlib.suppress(UnicodeDecodeError):
         # Header bytes are read as Latin-1, but servers that do not escape send UTF-8.
         location = location.encode("latin-1").decode("utf-8")
-    absolute = urljoin(old.url, location)
+    absolute = _join(old.url, location)
     if "#" not in absolute and "#" in old.url:
         absolute += old.url[old.url.index("#") :]  # RFC 9110 §10.2.2
     return absolute
@@ -707,8 +752,10 @@ def _redirected_method(method: str, status: int) -> str:
     return method
 
 
-def _is_upgrade(old: Target, new: Target) -> bool:
-    """From http to https of the same host, both at their usual port: the same site, as everybody sees it."""
+def _is_same_place(old: Target, new: Target) -> bool:
+    """The same origin, or from http to https of the same host at their usual ports, which everybody sees as one."""
+    if old.origin == new.origin:
+        return True
     return old.host == new.host and (old.scheme, old.port, new.scheme, new.port) == ("http", 80, "https", 443)
 
 

@@ -150,9 +150,9 @@ class Transport:
         return self.gate.close()
 
     def cut(self, reason: str) -> int:
-        """Make every request under way fail at once; how many there were."""
+        """Make every request under way in other threads fail at once; how many there were."""
         self._cut = reason  # before looking: who has no connection yet will look here when it has
-        connections = self.gate.leased_items()
+        connections = self.gate.leased_items(besides=get_ident())
         for connection in connections:
             connection.shutdown(reason)
         return len(connections)

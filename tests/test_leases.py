@@ -1194,10 +1194,10 @@ def test_map_is_not_ended_by_a_stop_iteration(pool: SessionPool, ordered: bool) 
         ("https://ada:s3cret@example.com/https://example.org/", "https://example.com/https://example.org/"),
         ("https://example.com/?next=https://ada:s3cret@example.com/", "https://example.com/?…"),
         ("a word", "a word"),
-        ({"password": "s3cret"}, "a dict (see .item)"),
-        (("https://example.com/", "s3cret"), "a tuple (see .item)"),
-        (b"s3cret", "a bytes (see .item)"),
-        (None, "a NoneType (see .item)"),
+        ({"password": "s3cret"}, "an item of type dict (see .item)"),
+        (("https://example.com/", "s3cret"), "an item of type tuple (see .item)"),
+        (b"s3cret", "an item of type bytes (see .item)"),
+        (None, "an item of type NoneType (see .item)"),
     ],
 )
 def test_an_errors_note_holds_no_secret(pool: SessionPool, item: object, shown: str) -> None:

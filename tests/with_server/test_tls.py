@@ -141,7 +141,9 @@ def trusting_nobody_by_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def trusting_context(trust: Trust) -> ssl.SSLContext:
     """A user's own."""
-    return ssl.create_default_context(cafile=trust.file)
+    context = ssl.create_default_context(cafile=trust.file)
+    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF  # early Pythons 3.11 set it, and would hide an end that is none
+    return context
 
 
 @pytest.mark.parametrize("kind", ["file", "Path", "directory", "context", "False"])
