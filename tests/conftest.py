@@ -9,8 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sessionpool.testing import FakeClock
-from tests.helpers import eventually
+from tests.helpers import WatchedClock, eventually
 
 
 @pytest.fixture(autouse=True)
@@ -43,9 +42,9 @@ def switch_interval(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture
-def clock() -> FakeClock:
+def clock() -> WatchedClock:
     """A clock that stands still until told to move."""
-    return FakeClock()
+    return WatchedClock()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

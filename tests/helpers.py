@@ -8,6 +8,9 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Generic, TypeVar
 
+from sessionpool._clock import Baton
+from sessionpool.testing import FakeClock
+
 R = TypeVar("R")
 
 # Seconds until a state that does not come fails the test: a busy machine is slow, a deadlock is for ever.
@@ -77,6 +80,28 @@ def in_thread(function: Callable[..., R], *args: object, **kwargs: object) -> In
     3
     """
     return InThread(lambda: function(*args, **kwargs), getattr(function, "__name__", "in_thread"))
+
+
+class WatchedClock(FakeClock):
+    """A clock that stands still until told to move, and knows how many wait on it.
+
+    Who is in a queue need not have come to wait yet, and to have read the clock for it: tests that move the clock wait
+    until it has.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._count = threading.Lock()
+        self.waiters = 0
+
+    def wait(self, baton: Baton, until: float) -> bool:
+        with self._count:
+            self.waiters += 1
+        try:
+            return super().wait(baton, until)
+        finally:
+            with self._count:
+                self.waiters -= 1
 
 
 class Thing:

@@ -20,7 +20,7 @@ from sessionpool._gate import Gate
 from sessionpool._ledger import LEASED, RETURNED, Actions, Ledger, Permit, PoolStats
 from sessionpool.exceptions import PoolClosed, PoolQueueFull, PoolTimeout
 from sessionpool.testing import FakeClock
-from tests.helpers import PATIENCE, InThread, Thing, eventually, in_thread
+from tests.helpers import PATIENCE, InThread, Thing, WatchedClock, eventually, in_thread
 
 pytestmark = pytest.mark.usefixtures("switch_interval")
 
@@ -79,6 +79,8 @@ def in_queue(gate: Gate[Thing], *args: Any, **kwargs: Any) -> Iterator[InThread[
     before = gate.stats().waiting
     with in_thread(take, gate, *args, **kwargs) as call:
         waiting(gate, before + 1)
+        if isinstance(clock := gate._clock, WatchedClock):
+            eventually(lambda: clock.waiters == before + 1)
         yield call
 
 
@@ -198,7 +200,7 @@ def test_a_free_permit_is_granted_without_waiting() -> None:
     assert permit.state is LEASED
 
 
-def test_giving_up_does_not_lose_the_permit(clock: FakeClock) -> None:
+def test_giving_up_does_not_lose_the_permit(clock: WatchedClock) -> None:
     """A waiter that times out leaves the queue, and the next release serves the next."""
     gate = a_gate(clock=clock)
     held = take(gate)
@@ -222,7 +224,7 @@ def test_giving_up_does_not_lose_the_permit(clock: FakeClock) -> None:
     ],
 )
 def test_the_first_limit_to_pass_ends_the_wait(
-    clock: FakeClock, timeout: float | None, total: float | None, named: str
+    clock: WatchedClock, timeout: float | None, total: float | None, named: str
 ) -> None:
     """Neither `Timeout.pool` nor the deadline of the whole call is waited beyond, and the error names which it was."""
     gate = a_gate(clock=clock)
@@ -236,7 +238,31 @@ def test_the_first_limit_to_pass_ends_the_wait(
     gate.release(held)
 
 
-def test_a_time_out_tells_who_holds_what(clock: FakeClock) -> None:
+def test_the_time_runs_from_the_request() -> None:
+    """What passes between the request and the wait, on a busy machine, counts as waited."""
+    until: list[float] = []
+
+    class Slow(Ledger[Thing]):
+        def request(self, permit: Permit[Thing], now: float) -> bool:
+            granted = super().request(permit, now)
+            clock.advance(1.0)
+            return granted
+
+    class Noting(FakeClock):
+        def wait(self, baton: Baton, deadline: float) -> bool:
+            until.append(deadline)
+            return False
+
+    clock = Noting()
+    gate = a_gate(clock=clock, books=Slow)
+    take(gate)
+    with pytest.raises(PoolTimeout):
+        take(gate, timeout=2.0)
+
+    assert until == [1.0 + 2.0]
+
+
+def test_a_time_out_tells_who_holds_what(clock: WatchedClock) -> None:
     """The error has the numbers that explain it, in words and as `.stats`, and names who has held on longest."""
     gate = a_gate(per_key=2, total=5, clock=clock, name="crawl", describe=lambda key: f"host {key}")
     take(gate)
@@ -469,7 +495,7 @@ def test_a_waiter_closes_whom_it_evicts() -> None:
     assert call.get().item is None
 
 
-def test_expired_items_are_closed_by_whoever_gives_back(clock: FakeClock) -> None:
+def test_expired_items_are_closed_by_whoever_gives_back(clock: WatchedClock) -> None:
     """No thread is needed to keep the idle within their age."""
     closed: list[tuple[Thing, str]] = []
     gate = a_gate(per_key=2, clock=clock, max_idle=5.0, close=lambda thing, reason: closed.append((thing, reason)))
@@ -481,7 +507,7 @@ def test_expired_items_are_closed_by_whoever_gives_back(clock: FakeClock) -> Non
     assert closed == [(things[0], "expired")]
 
 
-def test_an_expired_item_counts_until_it_is_closed(clock: FakeClock) -> None:
+def test_an_expired_item_counts_until_it_is_closed(clock: WatchedClock) -> None:
     """While an expired item is being closed it is still open at the server, so its place is nobody's yet."""
     asked: list[InThread[Permit[Thing]]] = []
 
@@ -702,7 +728,7 @@ def test_a_failing_close_of_the_evicted_returns_the_permit() -> None:
     audit(gate)
 
 
-def test_a_failing_close_of_the_expired_loses_nothing(clock: FakeClock) -> None:
+def test_a_failing_close_of_the_expired_loses_nothing(clock: WatchedClock) -> None:
     """If closing an expired item raises, whoever was served by the same release goes on, the other expired items are
     closed all the same, and every place comes free."""
     closed: list[Thing] = []
@@ -873,7 +899,7 @@ def test_abandoning_is_idempotent() -> None:
     audit(gate, limit=2)
 
 
-def test_abandoning_calls_nobody_back(clock: FakeClock) -> None:
+def test_abandoning_calls_nobody_back(clock: WatchedClock) -> None:
     """A finalizer runs anywhere, perhaps in the middle of the user's observer: it closes nobody, another call does."""
     closed: list[Thing] = []
     gate = a_gate(per_key=2, clock=clock, max_idle=5.0, close=lambda thing, reason: closed.append(thing))

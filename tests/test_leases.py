@@ -33,7 +33,7 @@ from sessionpool.exceptions import (
     WrongThreadError,
 )
 from sessionpool.testing import FakeClock
-from tests.helpers import PATIENCE, InThread, eventually, in_thread
+from tests.helpers import PATIENCE, InThread, WatchedClock, eventually, in_thread
 
 pytestmark = pytest.mark.usefixtures("switch_interval")
 
@@ -82,6 +82,8 @@ def in_queue(pool: SessionPool, *args: Any, **kwargs: Any) -> Iterator[InThread[
     before = pool._seats.stats().waiting
     with in_thread(leased, pool, *args, **kwargs) as call:
         waiting(pool, before + 1)
+        if isinstance(clock := pool.clock, WatchedClock):
+            eventually(lambda: clock.waiters == before + 1)
         yield call
 
 
@@ -297,7 +299,7 @@ def test_names_do_not_hold_each_other_up(pool: SessionPool) -> None:
         assert pool.stats().sessions == 4
 
 
-def test_a_wait_for_a_name_ends_with_its_time(make_pool: Callable[..., SessionPool], clock: FakeClock) -> None:
+def test_a_wait_for_a_name_ends_with_its_time(make_pool: Callable[..., SessionPool], clock: WatchedClock) -> None:
     """`Timeout.pool`, or the lease's own; the error names the session, the time, and who holds it."""
     pool = make_pool(name="crawl", clock=clock, timeout=Timeout(pool=30))
     held = pool.lease("ada")
@@ -315,7 +317,7 @@ def test_a_wait_for_a_name_ends_with_its_time(make_pool: Callable[..., SessionPo
     nothing_is_leased(pool)
 
 
-def test_a_lease_may_wait_for_ever_or_not_at_all(make_pool: Callable[..., SessionPool], clock: FakeClock) -> None:
+def test_a_lease_may_wait_for_ever_or_not_at_all(make_pool: Callable[..., SessionPool], clock: WatchedClock) -> None:
     """`timeout=None` has no limit, `timeout=0` takes what is free."""
     pool = make_pool(clock=clock)
     held = pool.lease("ada")
@@ -827,7 +829,7 @@ def test_close_wakes_whoever_waits_for_a_session(pool: SessionPool) -> None:
     nothing_is_leased(pool)
 
 
-def test_close_waits_for_the_leases_of_others(make_pool: Callable[..., SessionPool], clock: FakeClock) -> None:
+def test_close_waits_for_the_leases_of_others(make_pool: Callable[..., SessionPool], clock: WatchedClock) -> None:
     """It comes back as soon as the last has been released."""
     pool = make_pool(clock=clock)
     leases = [pool.lease(), pool.lease("ada"), pool.lease(fresh=True)]
@@ -840,7 +842,7 @@ def test_close_waits_for_the_leases_of_others(make_pool: Callable[..., SessionPo
     assert call.get() == CloseReport(waiters=0, idle=0, leases=0, cut=0, seconds=0.0)
 
 
-def test_close_waits_no_longer_than_it_may(make_pool: Callable[..., SessionPool], clock: FakeClock) -> None:
+def test_close_waits_no_longer_than_it_may(make_pool: Callable[..., SessionPool], clock: WatchedClock) -> None:
     """When the time is over it reports the leases that were not given back."""
     pool = make_pool(clock=clock)
     kept = [pool.lease(), pool.lease("ada")]
@@ -855,7 +857,7 @@ def test_close_waits_no_longer_than_it_may(make_pool: Callable[..., SessionPool]
         lease.release()
 
 
-def test_close_does_not_wait_for_its_own_lease(make_pool: Callable[..., SessionPool], clock: FakeClock) -> None:
+def test_close_does_not_wait_for_its_own_lease(make_pool: Callable[..., SessionPool], clock: WatchedClock) -> None:
     """Called inside a lease, it does not wait for itself; the block ends as usual."""
     pool = make_pool(clock=clock)
     with pool.lease(), pool.lease("ada") as session:
@@ -868,7 +870,7 @@ def test_close_does_not_wait_for_its_own_lease(make_pool: Callable[..., SessionP
     nothing_is_leased(pool)
 
 
-def test_close_hears_of_a_lease_that_is_lost(make_pool: Callable[..., SessionPool], clock: FakeClock) -> None:
+def test_close_hears_of_a_lease_that_is_lost(make_pool: Callable[..., SessionPool], clock: WatchedClock) -> None:
     """A lease that is dropped while the pool closes is one less to wait for."""
     pool = make_pool(clock=clock)
     leases = [pool.lease()]
@@ -902,7 +904,7 @@ def test_closing_twice_does_nothing_more(pool: SessionPool) -> None:
     assert (report.waiters, report.idle, report.leases, report.cut) == (0, 0, 0, 0)
 
 
-def test_two_threads_may_close_at_once(make_pool: Callable[..., SessionPool], clock: FakeClock) -> None:
+def test_two_threads_may_close_at_once(make_pool: Callable[..., SessionPool], clock: WatchedClock) -> None:
     """Both wait for the last lease, and both come back when it is released."""
     pool = make_pool(clock=clock)
     lease = pool.lease()
