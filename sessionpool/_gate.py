@@ -60,10 +60,11 @@ class Gate(Generic[T]):
             PoolClosed: The gate is closed, or was closed while it waited.
         """
         refused = False
+        asked = self._clock.now()
         with self._lock:
             closed = self._closed
             try:
-                granted = not closed and self._ledger.request(permit, self._clock.now())
+                granted = not closed and self._ledger.request(permit, asked)
             except QueueFullError:
                 granted, refused = False, True
             if not (granted or closed or refused):
@@ -80,7 +81,7 @@ class Gate(Generic[T]):
                     f"pool {self._name!r}: {self._ledger.max_waiting} threads are waiting already, "
                     f"as many as Limits.waiting allows; {what}"
                 )
-            self._await(permit, timeout, deadline)
+            self._await(permit, Deadline.after(timeout, asked, "Timeout.pool").earlier(deadline), asked)
         if permit.evicted is not None:
             # Closed by the one it made room for, before that one connects: the bound holds at the server too.
             self._close_evicted(permit)
@@ -142,10 +143,8 @@ class Gate(Generic[T]):
             if self._abandoned:
                 self._take_back_abandoned()
 
-    def _await(self, permit: Permit[T], timeout: float | None, deadline: Deadline) -> None:
+    def _await(self, permit: Permit[T], deadline: Deadline, asked: float) -> None:
         assert permit.baton is not None
-        asked = self._clock.now()
-        deadline = Deadline.after(timeout, asked, "Timeout.pool").earlier(deadline)
         self._clock.wait(permit.baton, deadline.at)
         if permit.state is LEASED:
             return
