@@ -221,7 +221,9 @@ class SessionPool:
         seats: Ledger[_Seat] = Ledger(lambda _: 1, self.limits.sessions or math.inf)
         self._seats: Gate[_Seat] = Gate(seats, clock, lambda *_: None, name, describe=_describe_seat)
         self._identities: dict[Hashable, Session] = {}
-        self._own = threading.local()  # .session: this thread's own
+        self._own = (
+            threading.local()
+        )  # .session: this thread's own; .leased: what it leases in its place, if it is away
         # One entry per outermost lease. Single dict operations are atomic with and without a GIL; there is no lock
         # because a lease is taken for every pool.get().
         self._leases: dict[int, tuple[Session, Hashable, threading.Thread]] = {}
@@ -284,7 +286,7 @@ class SessionPool:
                 )
             permit = Permit(key, None, caller)
         elif not fresh:
-            session = getattr(self._own, "session", None)
+            session = getattr(self._own, "leased", None)
             if session is not None and session.depth and session.owner == caller:
                 session.depth += 1
                 return Lease(self, session, None)
@@ -305,11 +307,15 @@ class SessionPool:
                 session = self._identities.get(key)
                 if session is None:
                     session = self._identities[key] = self._new_session()
-            elif fresh or (session := getattr(self._own, "session", None)) is None or session.depth:
-                own = session is None and not fresh  # one that another thread took over stays this thread's own
+            elif fresh:
                 session = self._new_session()
-                if own:
-                    self._own.session = session
+            else:
+                session = getattr(self._own, "session", None)
+                if session is None:
+                    session = self._own.session = self._new_session()
+                elif session.depth:  # another thread has taken it over; it stays this thread's own
+                    session = self._new_session()
+                self._own.leased = session
             number = next(self._numbers)
             self._leases[number] = (session, key, threading.current_thread())
             session.seat = (number, permit)
