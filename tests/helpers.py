@@ -82,6 +82,10 @@ def in_thread(function: Callable[..., R], *args: object, **kwargs: object) -> In
     return InThread(lambda: function(*args, **kwargs), getattr(function, "__name__", "in_thread"))
 
 
+class Interrupt(BaseException):
+    """Stands for `KeyboardInterrupt`: that one, if the code under test lets it through, would end the test run."""
+
+
 class WatchedClock(FakeClock):
     """A clock that stands still until told to move, and knows how many wait on it.
 

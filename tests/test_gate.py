@@ -20,7 +20,7 @@ from sessionpool._gate import Gate
 from sessionpool._ledger import LEASED, RETURNED, Actions, Ledger, Permit, PoolStats
 from sessionpool.exceptions import PoolClosed, PoolQueueFull, PoolTimeout
 from sessionpool.testing import FakeClock
-from tests.helpers import PATIENCE, InThread, Thing, WatchedClock, eventually, in_thread
+from tests.helpers import PATIENCE, Interrupt, InThread, Thing, WatchedClock, eventually, in_thread
 
 pytestmark = pytest.mark.usefixtures("switch_interval")
 
@@ -588,14 +588,14 @@ def test_nothing_of_the_users_runs_under_the_lock() -> None:
 
 
 class InterruptedLedger(Ledger[Thing]):
-    """Raises KeyboardInterrupt once it has done what it was asked for."""
+    """Raises once it has done what it was asked for."""
 
     interrupts = 0
 
     def request(self, permit: Permit[Thing], now: float) -> bool:
         granted = super().request(permit, now)
         if permit.identity == "victim":
-            raise KeyboardInterrupt
+            raise Interrupt
         return granted
 
 
@@ -605,7 +605,7 @@ def test_an_interrupt_right_after_the_request(free: bool) -> None:
     gate = a_gate(per_key=1, books=InterruptedLedger)
     held = None if free else take(gate)
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interrupt):
         take(gate, identity="victim")
     if held is not None:
         gate.release(held)
@@ -616,7 +616,7 @@ def test_an_interrupted_waiter_harms_nobody_else() -> None:
     """Whoever gives back between a waiter's interrupt and its leaving serves it, and goes on as if nothing were."""
     gate = a_gate(per_key=1, books=InterruptedLedger)
     held, victim = take(gate), new(identity="victim")
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interrupt):
         gate.acquire(victim, None, NEVER)
     gate.release(held)
     gate.release(victim)
@@ -630,13 +630,13 @@ def test_an_interrupt_while_waiting_leaves_the_queue() -> None:
 
     def interrupt_once() -> bool:
         if next(interrupts):
-            raise KeyboardInterrupt
+            raise Interrupt
         gate.release(held)
         return True
 
     gate = a_gate(clock=ScriptedClock(interrupt_once))
     held = take(gate)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interrupt):
         take(gate)
     assert gate.stats().waiting == 0
     permit = take(gate)
@@ -651,11 +651,11 @@ def test_an_interrupt_just_after_the_grant_gives_back_what_was_granted() -> None
 
     def granted_and_interrupted() -> bool:
         gate.release(held, Thing())
-        raise KeyboardInterrupt
+        raise Interrupt
 
     gate = a_gate(clock=ScriptedClock(granted_and_interrupted))
     held = take(gate)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interrupt):
         take(gate)
 
     assert gate.stats().hosts == {}
@@ -668,11 +668,11 @@ def test_an_interrupt_just_after_the_grant_still_closes_the_evicted() -> None:
 
     def granted_and_interrupted() -> bool:
         gate.release(held, thing)
-        raise KeyboardInterrupt
+        raise Interrupt
 
     gate = a_gate(clock=ScriptedClock(granted_and_interrupted), close=lambda thing, reason: closed.append(thing))
     held = take(gate)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interrupt):
         take(gate, identity="tls")
 
     assert closed == [thing]
@@ -680,7 +680,7 @@ def test_an_interrupt_just_after_the_grant_still_closes_the_evicted() -> None:
 
 
 class StoppingClock(FakeClock):
-    """A clock that raises KeyboardInterrupt when it is asked for the nth time; without waiting, time is over."""
+    """A clock that interrupts when it is asked for the nth time; without waiting, time is over."""
 
     def __init__(self, at: int) -> None:
         super().__init__()
@@ -691,7 +691,7 @@ class StoppingClock(FakeClock):
         if self.is_armed:
             self.left -= 1
             if self.left == 0:
-                raise KeyboardInterrupt
+                raise Interrupt
         return super().now()
 
     def wait(self, baton: Baton, until: float) -> bool:
@@ -705,7 +705,7 @@ def test_an_interrupt_whenever_the_clock_is_asked(at: int) -> None:
     gate = a_gate(clock=clock)
     held = take(gate)
     clock.is_armed = True
-    with pytest.raises((KeyboardInterrupt, PoolTimeout)):
+    with pytest.raises((Interrupt, PoolTimeout)):
         take(gate)
     clock.is_armed = False
 
