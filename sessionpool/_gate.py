@@ -52,8 +52,8 @@ class Gate(Generic[T]):
 
         It waits for `timeout` seconds (`Timeout.pool`; `None` for no limit) and not beyond `deadline`.
 
-        If this raises, `release(permit)` puts everything right; also after a `KeyboardInterrupt`, but for one in the midst
-        of the ledger's own lines.
+        If this raises, `release(permit)` puts everything right; also after a `KeyboardInterrupt`, but for one in the
+        midst of the ledger's own lines.
 
         Raises:
             PoolTimeout: The time was over first.
