@@ -22,7 +22,7 @@ from sessionpool._config import Limits, Timeout
 from sessionpool._gate import Gate
 from sessionpool._jobs import Naming, Results
 from sessionpool._ledger import Ledger, Permit, PoolStats
-from sessionpool._session import NOBODY, Defaults, Session
+from sessionpool._session import NOBODY, Defaults, Session, Verbs
 from sessionpool._transport import Transport
 from sessionpool.exceptions import LeaseReleasedError, PoolClosed, PoolDeadlockError
 
@@ -156,7 +156,7 @@ class Lease:
         return self.session
 
 
-class SessionPool:
+class SessionPool(Verbs):
     """Leases isolated sessions to threads, over one bounded, fair set of connections. Thread-safe.
 
     Each session has cookies, headers and auth of its own. All of them share connections: at most `limits.per_host` to
@@ -378,35 +378,6 @@ class SessionPool:
             raise
         response.hold(lease)
         return response
-
-    def get(self, url: str, params: Any = None, **kwargs: Any) -> Response:
-        """Send a GET request; see `request`."""
-        return self.request("GET", url, params=params, **kwargs)
-
-    def options(self, url: str, **kwargs: Any) -> Response:
-        """Send an OPTIONS request; see `request`."""
-        return self.request("OPTIONS", url, **kwargs)
-
-    def head(self, url: str, **kwargs: Any) -> Response:
-        """Send a HEAD request; redirects are not followed unless asked for."""
-        kwargs.setdefault("allow_redirects", False)
-        return self.request("HEAD", url, **kwargs)
-
-    def post(self, url: str, data: Any = None, json: Any = None, **kwargs: Any) -> Response:
-        """Send a POST request; see `request`."""
-        return self.request("POST", url, data=data, json=json, **kwargs)
-
-    def put(self, url: str, data: Any = None, **kwargs: Any) -> Response:
-        """Send a PUT request; see `request`."""
-        return self.request("PUT", url, data=data, **kwargs)
-
-    def patch(self, url: str, data: Any = None, **kwargs: Any) -> Response:
-        """Send a PATCH request; see `request`."""
-        return self.request("PATCH", url, data=data, **kwargs)
-
-    def delete(self, url: str, **kwargs: Any) -> Response:
-        """Send a DELETE request; see `request`."""
-        return self.request("DELETE", url, **kwargs)
 
     # --- many items ---
 

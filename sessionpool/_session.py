@@ -153,7 +153,44 @@ class Defaults:
         )
 
 
-class Session:
+class Verbs:
+    """The verbs, for whatever has a `request`: a session, and a pool."""
+
+    __slots__ = ()
+
+    request: Callable[..., Response]
+
+    def get(self, url: str, params: Any = None, **kwargs: Any) -> Response:
+        """Send a GET request; see `request`."""
+        return self.request("GET", url, params=params, **kwargs)
+
+    def options(self, url: str, **kwargs: Any) -> Response:
+        """Send an OPTIONS request; see `request`."""
+        return self.request("OPTIONS", url, **kwargs)
+
+    def head(self, url: str, **kwargs: Any) -> Response:
+        """Send a HEAD request; redirects are not followed unless asked for."""
+        kwargs.setdefault("allow_redirects", False)
+        return self.request("HEAD", url, **kwargs)
+
+    def post(self, url: str, data: Any = None, json: Any = None, **kwargs: Any) -> Response:
+        """Send a POST request; see `request`."""
+        return self.request("POST", url, data=data, json=json, **kwargs)
+
+    def put(self, url: str, data: Any = None, **kwargs: Any) -> Response:
+        """Send a PUT request; see `request`."""
+        return self.request("PUT", url, data=data, **kwargs)
+
+    def patch(self, url: str, data: Any = None, **kwargs: Any) -> Response:
+        """Send a PATCH request; see `request`."""
+        return self.request("PATCH", url, data=data, **kwargs)
+
+    def delete(self, url: str, **kwargs: Any) -> Response:
+        """Send a DELETE request; see `request`."""
+        return self.request("DELETE", url, **kwargs)
+
+
+class Session(Verbs):
     """Sends requests with its own headers, auth and cookies, with the interface people know from requests.
 
     Leased from a pool, it belongs to the thread that leased it: used by another it raises `WrongThreadError`, used
@@ -317,37 +354,6 @@ class Session:
         """Raise as a request would if the caller does not hold this session's lease."""
         if self.owner not in (ANYONE, get_ident()):
             self._claim(get_ident())
-
-    # --- verbs ---
-
-    def get(self, url: str, params: Any = None, **kwargs: Any) -> Response:
-        """Send a GET request; see `request`."""
-        return self.request("GET", url, params, **kwargs)
-
-    def options(self, url: str, **kwargs: Any) -> Response:
-        """Send an OPTIONS request; see `request`."""
-        return self.request("OPTIONS", url, **kwargs)
-
-    def head(self, url: str, **kwargs: Any) -> Response:
-        """Send a HEAD request; redirects are not followed unless asked for."""
-        kwargs.setdefault("allow_redirects", False)
-        return self.request("HEAD", url, **kwargs)
-
-    def post(self, url: str, data: Any = None, json: Any = None, **kwargs: Any) -> Response:
-        """Send a POST request; see `request`."""
-        return self.request("POST", url, data=data, json=json, **kwargs)
-
-    def put(self, url: str, data: Any = None, **kwargs: Any) -> Response:
-        """Send a PUT request; see `request`."""
-        return self.request("PUT", url, data=data, **kwargs)
-
-    def patch(self, url: str, data: Any = None, **kwargs: Any) -> Response:
-        """Send a PATCH request; see `request`."""
-        return self.request("PATCH", url, data=data, **kwargs)
-
-    def delete(self, url: str, **kwargs: Any) -> Response:
-        """Send a DELETE request; see `request`."""
-        return self.request("DELETE", url, **kwargs)
 
     def request(
         self,

@@ -119,7 +119,9 @@ def documented() -> Iterator[tuple[str, Any]]:
             continue
         yield name, thing
         if inspect.isclass(thing):
-            for member, value in vars(thing).items():
+            # What it inherits from a class of ours is its own for a user, and is told to him in the same way.
+            ours = [vars(base) for base in reversed(thing.__mro__) if base.__module__.startswith("sessionpool")]
+            for member, value in {name: value for each in ours for name, value in each.items()}.items():
                 if not member.startswith("_") and (
                     inspect.isfunction(value) or isinstance(value, (property, classmethod))
                 ):
