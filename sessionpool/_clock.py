@@ -6,7 +6,6 @@ The only module that imports `time`.
 from __future__ import annotations
 
 import math
-import threading
 import time
 from typing import Final, Protocol
 
@@ -43,6 +42,11 @@ class Clock(Protocol):
         ...
 
 
+# Python runs signal handlers, and delivers asynchronous exceptions, between bytecodes only; and a signal that comes
+# just before a thread blocks, or to another thread, does not end the blocking. So nobody blocks longer than this.
+SLICE: Final = 1.0
+
+
 class SystemClock:
     """The real clock. Immutable, shared by all threads."""
 
@@ -51,10 +55,10 @@ class SystemClock:
     sleep = staticmethod(time.sleep)
 
     def wait(self, baton: Baton, until: float) -> bool:
-        if until == math.inf:
-            return baton.acquire()
-        # Beyond TIMEOUT_MAX the C call raises OverflowError; 292 years of waiting are as good as no limit.
-        return baton.acquire(timeout=min(max(until - time.monotonic(), 0.0), threading.TIMEOUT_MAX))
+        while (left := until - time.monotonic()) > SLICE:
+            if baton.acquire(timeout=SLICE):
+                return True
+        return baton.acquire(timeout=max(left, 0.0))
 
 
 SYSTEM_CLOCK: Final = SystemClock()

@@ -6,11 +6,12 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from sessionpool import _wire
+from sessionpool._clock import SLICE
 
 R = TypeVar("R")
 
@@ -58,8 +59,8 @@ class Results(Iterator[R], Generic[R]):
             self._hand_out()
             if not self._waiting:
                 raise StopIteration
-            future = self._outstanding.popleft() if self._ordered else self._finished.get()
-            error = future.exception()  # waits, when ordered
+            future = self._outstanding.popleft() if self._ordered else self._first_finished()
+            error = _outcome(future)
             self._waiting -= 1
             if error is None:
                 return future.result()
@@ -84,6 +85,11 @@ class Results(Iterator[R], Generic[R]):
         self._waiting = 0
         self._executor.shutdown(wait=False, cancel_futures=True)
 
+    def _first_finished(self) -> Future[R]:
+        while True:
+            with contextlib.suppress(Empty):
+                return self._finished.get(timeout=SLICE)
+
     def _hand_out(self) -> None:
         while not self._exhausted and self._waiting < self._window:
             try:
@@ -97,6 +103,13 @@ class Results(Iterator[R], Generic[R]):
                 self._outstanding.append(future)
             else:
                 future.add_done_callback(self._finished.put)
+
+
+def _outcome(future: Future[Any]) -> BaseException | None:
+    """What a future's function raised, `None` if nothing; waits for its end."""
+    while True:
+        with contextlib.suppress(TimeoutError):
+            return future.exception(SLICE)
 
 
 class Naming:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import ctypes
 import doctest
 import math
+import sys
 import threading
+import traceback
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,7 @@ import sessionpool
 from sessionpool import _clock, testing
 from sessionpool._clock import NEVER, SYSTEM_CLOCK, Clock, Deadline
 from sessionpool.testing import FakeClock
-from tests.helpers import PATIENCE, eventually, in_thread
+from tests.helpers import PATIENCE, Interrupt, eventually, in_thread
 
 
 def a_baton() -> threading.Lock:
@@ -211,3 +214,20 @@ def test_only_the_clock_asks_for_the_time() -> None:
                 importers.add(file.name)
 
     assert importers == {"_clock.py"}
+
+
+def test_a_wait_is_cut_into_pieces() -> None:
+    """An exception raised into a waiting thread from outside (as a signal's handler raises) reaches it in the wait."""
+    with in_thread(SYSTEM_CLOCK.wait, a_baton(), math.inf) as waiting:
+        ident = waiting.thread.ident
+        assert ident is not None
+        eventually(lambda: "wait" in names_of_the_stack(ident))
+        assert ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(Interrupt)) == 1
+
+    assert isinstance(waiting.error, Interrupt)
+
+
+def names_of_the_stack(ident: int) -> list[str]:
+    """The functions a thread is in."""
+    frame = sys._current_frames().get(ident)
+    return [] if frame is None else [entry[0].f_code.co_name for entry in traceback.walk_stack(frame)]

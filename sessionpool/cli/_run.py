@@ -222,7 +222,7 @@ def _drive(
         tally.queued = None if queued is None else queued + in_flight
         if not in_flight and queued == 0:
             return None
-        event = events.get()
+        event = _next(events)
         if isinstance(event, int):
             return event
         if event is not None:
@@ -232,6 +232,16 @@ def _drive(
             if not page.is_left_out:
                 out.write(page)
                 tally.add(page)
+
+
+def _next(events: _Events) -> tuple[Task, Future[Page]] | int | None:
+    """The next event, however long it takes.
+
+    In pieces: a signal that comes just before the thread blocks, or to another thread, does not end the blocking.
+    """
+    while True:
+        with contextlib.suppress(queue.Empty):
+            return events.get(timeout=0.5)
 
 
 def _put(events: _Events, task: Task, future: Future[Page]) -> None:

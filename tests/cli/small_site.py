@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -173,6 +174,13 @@ class Process:
 
     def send(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
+
+    def send_to_another_thread(self, number: signal.Signals) -> None:
+        """Send a signal to one of its threads that is not the main one, as the system may do with any (Linux)."""
+        pid = self._process.pid
+        other = max(int(thread.name) for thread in Path(f"/proc/{pid}/task").iterdir())
+        assert other != pid
+        assert ctypes.CDLL(None).tgkill(pid, other, number) == 0
 
     def wait(self) -> None:
         """Wait for its end with all its pipes open."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -367,6 +368,20 @@ def test_an_interrupt_ends_cleanly(
     resumed = process("crawl", site.url, "--out", out, "--resume").end()
     assert sorted(line["url"] for line in read(out)) == sorted(everything)
     assert resumed.code == 1  # the leaves of the tree are missing pages
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="aims the signal at a thread by a call of Linux")
+def test_an_interrupt_that_misses_the_main_thread_is_heard(
+    site: Site, process: Callable[..., Process], tmp_path: Path
+) -> None:
+    """A signal need not end what the main thread blocks on, and nothing else may then: it counts all the same."""
+    site.pages["/"] = "<a href='/7'><a href='/8'>"
+    site.held |= {"/7", "/8"}
+    running = process("crawl", site.url, "--out", tmp_path / "out", "--per-host", 2)
+    site.wait_for(lambda site: site.held <= set(site.asked))
+    running.send_to_another_thread(signal.SIGINT)
+
+    assert running.end(timeout=20).code == 130
 
 
 def test_a_killed_crawl_goes_on_from_its_file(site: Site, process: Callable[..., Process], tmp_path: Path) -> None:
