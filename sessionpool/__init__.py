@@ -4,6 +4,7 @@ from sessionpool import auth, cookies, exceptions
 from sessionpool._api import delete, get, head, options, patch, post, put, request
 from sessionpool._codes import codes
 from sessionpool._config import Limits, Timeout
+from sessionpool._dump import ConnectionDump, LeaseDump, PoolDump, WaiterDump
 from sessionpool._ledger import HostStats, PoolStats
 from sessionpool._messages import PreparedRequest, Response
 from sessionpool._observer import Observer
@@ -24,13 +25,16 @@ from sessionpool.exceptions import (
 __all__ = [
     "CloseReport",
     "ConnectTimeout",
+    "ConnectionDump",
     "ConnectionError",
     "HTTPError",
     "HostStats",
     "JSONDecodeError",
     "Lease",
+    "LeaseDump",
     "Limits",
     "Observer",
+    "PoolDump",
     "PoolStats",
     "PreparedRequest",
     "ReadTimeout",
@@ -41,6 +45,7 @@ __all__ = [
     "Timeout",
     "TooManyRedirects",
     "URLRequired",
+    "WaiterDump",
     "__version__",
     "auth",
     "codes",

@@ -23,6 +23,9 @@ class _Closing:
     def abandon(self) -> None:
         """The response was dropped unread; its connection, the session's only one, has been closed."""
 
+    def unbind(self) -> None:
+        """It is no thread's, so it has nothing to be unbound from."""
+
 
 def request(method: str, url: str, **kwargs: Any) -> Response:
     """Send one request on a session of its own; see `Session.request`. For more than one, use a session or a pool."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from queue import Empty, SimpleQueue
 from typing import Final, Protocol
 
 import attrs
@@ -20,6 +21,25 @@ class Baton(Protocol):
 
     def acquire(self, blocking: bool = ..., timeout: float = ...) -> bool: ...
     def release(self) -> None: ...
+
+
+class Bell:
+    """A baton that a finalizer may release, for `SimpleQueue.put` may run in the midst of anything. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[None] = SimpleQueue()
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        """Wait for a release; false if none came in time."""
+        try:
+            self._queue.get(blocking, None if timeout < 0 else timeout)
+        except Empty:
+            return False
+        return True
+
+    def release(self) -> None:
+        """Let one waiter go on."""
+        self._queue.put(None)
 
 
 class Clock(Protocol):

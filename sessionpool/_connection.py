@@ -7,7 +7,9 @@ the CPU: here it is one `sendall` of a finished head and, for a small answer, on
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
+import os
 import select
 import socket
 import ssl
@@ -17,7 +19,7 @@ import threading
 from collections.abc import Callable, Hashable, Iterable
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol, TypeVar, cast
 
 import attrs
 from urllib3._base_connection import ProxyConfig
@@ -35,7 +37,7 @@ from urllib3.util import Url
 from urllib3.util.ssl_match_hostname import CertificateError
 
 from sessionpool import _wire
-from sessionpool._clock import NEVER, SYSTEM_CLOCK, Clock, Deadline
+from sessionpool._clock import NEVER, SLICE, SYSTEM_CLOCK, Clock, Deadline
 from sessionpool._ledger import Permit
 from sessionpool._wire import MAX_HEAD, MAX_LINE, Head, find_head_end
 from sessionpool.exceptions import (
@@ -55,10 +57,11 @@ from sessionpool.exceptions import (
 
 # What one recv may bring. Large enough for most whole answers; the kernel rarely has more at once.
 RECEIVE: Final = 64 * 1024
-# One sendall of this size has the read timeout to itself: CPython's timeout covers the whole call, however long.
+# What one send is given, so that one on a blocking socket comes back in time for the read timeout to be judged.
 SEND: Final = 256 * 1024
 # Beyond this many seconds the system calls overflow, and nobody is left to mind.
 LONGEST: Final = 2_000_000.0
+R = TypeVar("R")
 # RFC 9110 §15.2: a client must read past any number of 1xx; a server that sends this many means harm.
 MAX_INFORMATIONAL: Final = 100
 
@@ -103,12 +106,15 @@ class Connection:
     Attributes:
         identity: See `Route`.
         host: The route's key, for errors.
+        opened: The instant it was opened.
         uses: Requests sent so far.
         answered: A byte of the current response has come.
         unsent: Not a byte of the current request has left.
     """
 
     __slots__ = (
+        "__weakref__",
+        "_armed_for",
         "_at",
         "_buffer",
         "_clock",
@@ -116,18 +122,21 @@ class Connection:
         "_expires",
         "_idle_limit",
         "_idle_until",
+        "_longest",
         "_max_uses",
         "_read_timeout",
         "_readable",
         "_send_error",
         "_shutdown_reason",
+        "_slice",
         "_socket",
-        "_timeout",
+        "_spent",
         "_transport_socket",
         "_urllib3",
         "answered",
         "host",
         "identity",
+        "opened",
         "unsent",
         "uses",
     )
@@ -138,12 +147,14 @@ class Connection:
         route: Route,
         clock: Clock,
         *,
+        opened: float,
         expires: float,
         max_uses: int | None,
         idle_limit: float,
     ) -> None:
         self.identity = route.identity
         self.host = route.key
+        self.opened = opened
         self.uses = 0
         self.answered = False
         self.unsent = False
@@ -155,8 +166,11 @@ class Connection:
         self._readable = _readability(self._transport_socket)
         self._buffer = b""  # what has been received and not been used begins at _at
         self._at = 0
-        self._timeout: float | None = -1.0  # unlike any that can be asked for, so that the first is set
         self._read_timeout: float | None = None
+        self._armed_for: float | None = -1.0  # the read timeout that the socket is set for; none at first
+        self._slice = -1.0  # what it is set to
+        # A call that urllib3's SSLTransport has begun cannot be taken up again, so there it may block to the end.
+        self._longest = SLICE if isinstance(self._socket, socket.socket) else LONGEST
         self._deadline: Deadline
         self._expires = expires
         self._max_uses = max_uses
@@ -164,6 +178,12 @@ class Connection:
         self._idle_until = 0.0
         self._send_error: OSError | None = None
         self._shutdown_reason = ""
+        self._spent = False  # it carries no request after this one
+
+    def __del__(self) -> None:
+        # A pool that was dropped, or lives at the interpreter's end, closes its connections without a ResourceWarning.
+        if hasattr(self, "_urllib3"):
+            self._urllib3.close()
 
     # --- life ---
 
@@ -179,12 +199,21 @@ class Connection:
     def rest(self, head: Head, now: float) -> bool:
         """Get ready to lie idle after a complete response; False if this connection has to be closed instead."""
         # Bytes beyond the body are nobody's answer: RFC 9112 §9.2 forbids to take them for the next one.
-        if not head.reusable or self._at < len(self._buffer) or self._send_error is not None or self._shutdown_reason:
+        if not head.reusable or self._at < len(self._buffer) or self._spent:
             return False
         if head.idle_limit is not None:
             self._idle_limit = min(self._idle_limit, head.idle_limit - 1.0)
-        self._idle_until = now + self._idle_limit
+        self.lie_idle(now)
         return True
+
+    def lie_idle(self, now: float) -> None:
+        """Be ready for a request until the idle limit has passed."""
+        self._idle_until = now + self._idle_limit
+
+    def retire(self) -> None:
+        """Carry no further request; the one under way ends as it would. Thread-safe."""
+        self._spent = True
+        self._expires = -math.inf
 
     @property
     def died_idle(self) -> bool:
@@ -198,9 +227,21 @@ class Connection:
     def shutdown(self, reason: str) -> None:
         """Make whoever reads or writes here fail at once with `reason`. Thread-safe, unlike the rest."""
         self._shutdown_reason = reason
+        self._spent = True
         with contextlib.suppress(OSError):  # closed meanwhile
             # Not SSLSocket's own: it takes the TLS state away from under the thread that reads.
             socket.socket.shutdown(self._transport_socket, socket.SHUT_RDWR)
+
+    def disown(self, reason: str) -> None:
+        """Close this process's copy of a socket that belongs to the parent it was forked from.
+
+        Not a word to the server: neither `shutdown` nor TLS's close_notify, for the parent goes on using it.
+        """
+        self._shutdown_reason = reason
+        self._spent = True
+        self._buffer, self._at = b"", 0
+        with contextlib.suppress(OSError):
+            self.close()
 
     # --- one exchange ---
 
@@ -226,21 +267,25 @@ class Connection:
         self.answered = False
         self._read_timeout = read_timeout
         self._deadline = deadline
-        if read_timeout != self._timeout or deadline is not NEVER:
+        if read_timeout != self._armed_for or deadline is not NEVER:
             self._arm()
         first = head
         if isinstance(body, bytes) and len(head) + len(body) <= RECEIVE:
             first, body = head + body, None
         try:
-            accepted = self._socket.send(first)
-        except _TIMED_OUT:
-            raise self._timed_out("took nothing") from None
+            try:
+                accepted = self._socket.send(first)
+            except _TIMED_OUT:
+                accepted = self._again(self._socket.send, first, "took nothing")
+        except ReadTimeout:
+            raise
         except OSError as error:
             if self.uses > 1:
                 # Of what a call to send fails with, the kernel has taken nothing; TLS may have made several calls.
                 self.unsent = self._socket is self._transport_socket and not isinstance(self._socket, ssl.SSLSocket)
                 raise self._broken(f"broke the connection: {_reason(error)}") from error
-            self._send_error = error  # a new connection's first word may be why: a TLS alert, a refusal
+            # A new connection's first word may be why: a TLS alert, a refusal.
+            self._send_error, self._spent = error, True
             return 0
         try:
             if accepted < len(first):
@@ -324,14 +369,20 @@ class Connection:
 
     def _write(self, data: bytes) -> None:
         view = memoryview(data)
+        sent = 0
         try:
-            for start in range(0, len(view), SEND):
-                self._arm()
-                self._socket.sendall(view[start : start + SEND])
+            while sent < len(view):
+                if self._deadline is not NEVER:
+                    self._arm()
+                piece = view[sent : sent + SEND]
+                try:
+                    sent += self._socket.send(piece)
+                except _TIMED_OUT:
+                    sent += self._again(self._socket.send, piece, "took nothing")
         except OSError as error:
-            if isinstance(error, _TIMED_OUT) and not self._readable():
-                raise self._timed_out("took nothing") from None
-            self._send_error = error
+            if isinstance(error, ReadTimeout) and not self._readable():
+                raise
+            self._send_error, self._spent = error, True
             raise _UnwritableError from error
 
     def _write_stream(self, chunks: Iterable[bytes], length: int | None) -> int:
@@ -356,31 +407,54 @@ class Connection:
         if self._deadline is not NEVER:  # else it stays as `send` set it
             self._arm()
         try:
-            data = self._socket.recv(size)
-        except _TIMED_OUT:
-            raise self._timed_out("sent nothing") from None
+            try:
+                data = self._socket.recv(size)
+            except _TIMED_OUT:
+                data = self._again(self._socket.recv, size, "sent nothing")
+        except ReadTimeout:
+            raise
         except OSError as error:
             raise self._broken(f"broke the connection: {_reason(error)}") from error
         if not data and self._shutdown_reason:
             raise self._broken("")  # an end that this side made is not the end of a body
         return data
 
-    def _arm(self) -> None:
-        """Set the socket's timeout for the next call, if it is not what it has."""
-        timeout = self._read_timeout
-        if self._deadline is not NEVER:
-            left = max(self._deadline.at - self._clock.now(), 1e-6)  # 0 would mean not to block at all
-            timeout = left if timeout is None else min(timeout, left)
-        if timeout is not None and timeout > LONGEST:
-            timeout = None
-        if timeout != self._timeout:
-            _set_timeout(self._socket, timeout)
-            self._timeout = timeout
+    def _arm(self, waited: float = 0.0) -> None:
+        """Set how long the socket's next call may block, if that is not what it is set to: never longer than a slice.
 
-    def _timed_out(self, what: str) -> RequestException:
-        if self._timeout == self._read_timeout and self._read_timeout is not None:
-            return ReadTimeout(f"{self.host} {what} for {self._read_timeout:g} s (Timeout.read)")
-        return ReadTimeout(f"{self.host} {what} before the deadline ({self._deadline.limit})")
+        `waited`: for how long the server has done nothing already.
+        """
+        timeout = self._read_timeout
+        left = math.inf if timeout is None else timeout - waited
+        if self._deadline is not NEVER:
+            left = min(left, self._deadline.at - self._clock.now())
+        length = min(max(left, 1e-6), self._longest)  # 0 would mean not to block at all
+        if length != self._slice:
+            _set_timeout(self._socket, length)
+            self._slice = length
+        # What a deadline has cut short, or the last slice, is not what the next request will want.
+        self._armed_for = timeout if self._deadline is NEVER and not waited else -1.0
+
+    def _again(self, call: Callable[[Any], R], argument: Any, what: str) -> R:
+        """Repeat a call that came to the end of its slice until it succeeds.
+
+        Raises:
+            ReadTimeout: The read timeout or the deadline has passed; it names the server and `what` it did.
+        """
+        waited = 0.0
+        while True:
+            waited += self._slice
+            if self._read_timeout is not None and waited >= self._read_timeout - 1e-6:
+                raise ReadTimeout(f"{self.host} {what} for {self._read_timeout:g} s (Timeout.read)") from None
+            if self._deadline is not NEVER and self._clock.now() >= self._deadline.at:
+                raise ReadTimeout(f"{self.host} {what} before the deadline ({self._deadline.limit})") from None
+            self._arm(waited)
+            try:
+                result = call(argument)
+            except _TIMED_OUT:
+                continue
+            self._arm()
+            return result
 
     def _broken(self, how: str) -> ConnectionBroken:
         if self._shutdown_reason:
@@ -395,6 +469,7 @@ class Releasable(Protocol):
 
     def release(self) -> None: ...
     def abandon(self) -> None: ...
+    def unbind(self) -> None: ...
 
 
 class Owner(Protocol):
@@ -417,19 +492,18 @@ class Reply:
         received: Bytes of the body so far.
         complete: The body has been read to its end.
         trailers: The trailer section of a chunked body (RFC 9112 §7.1.2), once it has ended.
-        lease: Released when the body has ended, if somebody sets it.
     """
 
     __slots__ = (
         "__weakref__",
         "_connection",
+        "_lease",
         "_left",
         "_owner",
         "_permit",
         "complete",
         "elapsed",
         "head",
-        "lease",
         "received",
         "sent",
         "trailers",
@@ -456,9 +530,15 @@ class Reply:
         self.received = 0
         self.complete = False
         self.trailers: _wire.Fields = ()
-        self.lease: Releasable | None = None
+        self._lease: Releasable | None = None
         if self._left == 0 and not head.chunked:
             self._end(complete=True)
+
+    def keep(self, lease: Releasable) -> None:
+        """Release `lease` when the body has ended. Whoever has the response may read it, in whatever thread."""
+        self._lease = lease
+        self._permit.bound = False
+        lease.unbind()
 
     @property
     def ended(self) -> bool:
@@ -533,8 +613,8 @@ class Reply:
         owner, self._owner = self._owner, None
         if owner is not None:
             owner.reclaim(self._permit, self._connection)
-            if self.lease is not None:
-                self.lease.abandon()
+            if self._lease is not None:
+                self._lease.abandon()
 
     def __del__(self) -> None:
         if getattr(self, "_owner", None) is not None:
@@ -581,8 +661,8 @@ class Reply:
             except BaseException:  # Ctrl-C on the way; giving back twice is harmless, not at all is not
                 owner.reclaim(self._permit, self._connection)
                 raise
-            if self.lease is not None:
-                self.lease.release()
+            if self._lease is not None:
+                self._lease.release()
 
 
 class Connector:
@@ -592,6 +672,7 @@ class Connector:
         self._clock = clock
         self._contexts: dict[Hashable, ssl.SSLContext] = {}
         self._making = threading.Lock()
+        self._dialing: dict[_Dial, None] = {}
 
     def connect(self, route: Route, timeout: float | None, deadline: Deadline) -> HTTPConnection:
         """A connected urllib3 connection, TLS done and the proxy's tunnel open.
@@ -602,15 +683,22 @@ class Connector:
         """
         limit = Deadline.after(timeout, self._clock.now(), "Timeout.connect").earlier(deadline)
         left = None if limit is NEVER else min(max(limit.at - self._clock.now(), 1e-6), LONGEST)
-        connection = self._prepare(route, left)
+        dial = _Dial()
+        self._dialing[dial] = None
         try:
-            connection.connect()
-        except BaseException as error:
-            connection.close()
-            own = self._translate(error, route, limit)
-            if own is error:
-                raise
-            raise own from error
+            connection = self._prepare(route, left)
+            connection.dial = dial
+            try:
+                connection.connect()
+            except BaseException as error:
+                connection.close()
+                own = self._translate(error, route, limit)
+                if own is error:
+                    raise
+                raise own from error
+        finally:
+            del self._dialing[dial]
+            dial.close()
         sock = connection.sock
         if hasattr(sock, "suppress_ragged_eofs"):
             # Without close_notify an end may be an attacker's: it must not pass for the end of a body (RFC 9112 §9.8).
@@ -621,7 +709,24 @@ class Connector:
                 raise SSLError(f"TLS with {route.key} agreed on another protocol than HTTP/1.1 (ALPN)")
         return connection
 
-    def _prepare(self, route: Route, timeout: float | None) -> HTTPConnection:
+    def cut(self) -> None:
+        """Make every connecting under way fail at once, but for looking up a name, which only the system can end."""
+        for dial in list(self._dialing):
+            dial.cut()
+
+    def forget(self) -> None:
+        """Make TLS contexts anew when they are needed next, from what the files of certificates hold then."""
+        with self._making:
+            self._contexts.clear()
+
+    def restart(self) -> None:
+        """Begin anew in a forked process: the threads that were connecting are the parent's."""
+        self._making = threading.Lock()
+        for dial in list(self._dialing):
+            dial.disown()
+        self._dialing.clear()
+
+    def _prepare(self, route: Route, timeout: float | None) -> _Plain | _Secure:
         proxy = route.proxy
         context = self._context(route.verify, route.cert) if "https" in (route.scheme, proxy and proxy.scheme) else None
         if proxy is None:
@@ -632,7 +737,7 @@ class Connector:
         config = ProxyConfig(
             ssl_context=context, use_forwarding_for_https=False, assert_hostname=None, assert_fingerprint=None
         )
-        connection: HTTPConnection
+        connection: _Plain | _Secure
         if context is None:
             connection = _Plain(host, port, timeout=timeout, proxy=proxy, proxy_config=config)
         else:
@@ -678,39 +783,87 @@ class Connector:
         return error
 
 
-class _TimedTcp(HTTPConnection):
-    """One limit over all addresses of the host, proxy and TLS; urllib3 gives each the whole time anew."""
+class _Dial:
+    """A socket that is being connected, as others see it: they may cut it off. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._socket: socket.socket | None = None
+        self._number = -1
+        self._is_cut = False
+
+    def watch(self, sock: socket.socket) -> None:
+        """From now on this socket is meant; raises if it is too late already."""
+        # A duplicate, because TLS takes the descriptor over into an object that only it knows until it is ready.
+        self._socket, self._number = sock.dup(), sock.fileno()
+        if self._is_cut:
+            raise ConnectionAbortedError(errno.ECONNABORTED, "cut off by close()")
+
+    def cut(self) -> None:
+        """Make whoever connects it fail at once."""
+        self._is_cut = True  # before looking: who has no socket yet will look here when it has
+        with contextlib.suppress(OSError, AttributeError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]  # none yet: AttributeError
+
+    def disown(self) -> None:
+        """Close a forked process's copies; the thread that knows the descriptor is not there to do it."""
+        number = self._number
+        self.close()
+        if number >= 0:
+            with contextlib.suppress(OSError):
+                os.close(number)
+
+    def close(self) -> None:
+        """Connected, or failed: let go of it, before the descriptor can become another's."""
+        self._number = -1
+        sock, self._socket = self._socket, None
+        if sock is not None:
+            sock.close()
+
+
+class _Tcp(HTTPConnection):
+    """Dials the host's addresses one after the other within one limit; urllib3 gives each of them the whole time."""
+
+    dial: _Dial
 
     def _new_conn(self) -> socket.socket:
-        name, timeout = self._dns_host, self.timeout
-        limit = math.inf if timeout is None else SYSTEM_CLOCK.now() + float(timeout)
+        name = self._dns_host.strip("[]")
+        limit = math.inf if self.timeout is None else SYSTEM_CLOCK.now() + float(self.timeout)
         try:
-            found = socket.getaddrinfo(name.strip("[]"), self.port, 0, socket.SOCK_STREAM)
+            found = socket.getaddrinfo(name, self.port, 0, socket.SOCK_STREAM)
         except socket.gaierror as error:
-            raise Urllib3NameResolutionError(name, self, error) from error
-        try:
-            for left, address in zip(range(len(found) - 1, -1, -1), found, strict=True):
-                self._dns_host = str(address[4][0])
-                self.timeout = None if limit == math.inf else max(limit - SYSTEM_CLOCK.now(), 1e-3)
-                try:
-                    sock = super()._new_conn()
-                except (HTTPError, OSError):
-                    if left == 0 or SYSTEM_CLOCK.now() >= limit:
-                        raise
-                else:
-                    break
-        finally:
-            self._dns_host, self.timeout = name, timeout
-        if limit != math.inf:
-            sock.settimeout(max(limit - SYSTEM_CLOCK.now(), 1e-3))
-        return sock
+            raise Urllib3NameResolutionError(self.host, self, error) from error
+        failure: OSError | None = None
+        for family, kind, protocol, _, address in found:
+            left = limit - SYSTEM_CLOCK.now()
+            if left <= 0:
+                break
+            sock = socket.socket(family, kind, protocol)
+            try:
+                for option in self.socket_options or ():
+                    sock.setsockopt(*option)
+                sock.settimeout(None if left == math.inf else left)
+                self.dial.watch(sock)
+                sock.connect(address)
+            except BaseException as error:
+                self.dial.close()
+                sock.close()
+                if not isinstance(error, OSError):
+                    raise
+                failure = error
+            else:
+                # For what comes now, TLS and the proxy's answer.
+                sock.settimeout(None if left == math.inf else max(limit - SYSTEM_CLOCK.now(), 1e-3))
+                return sock
+        if failure is None or isinstance(failure, TimeoutError):
+            raise ConnectTimeoutError(self, f"connection to {self.host} timed out") from failure
+        raise NewConnectionError(self, str(failure)) from failure
 
 
-class _Plain(_TimedTcp):
+class _Plain(_Tcp):
     pass
 
 
-class _Secure(_TimedTcp, HTTPSConnection):
+class _Secure(_Tcp, HTTPSConnection):
     pass
 
 

@@ -8,12 +8,22 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import Any, Generic
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from typing import Any, Generic, NamedTuple
 
 from sessionpool._clock import Clock, Deadline
-from sessionpool._ledger import LEASED, NOTHING, Actions, Ledger, Permit, PoolStats, QueueFullError, T
-from sessionpool.exceptions import PoolClosed, PoolQueueFull, PoolTimeout
+from sessionpool._ledger import LEASED, NOTHING, WAITING, Actions, Ledger, Permit, PoolStats, QueueFullError, T
+from sessionpool.exceptions import PoolClosed, PoolDeadlockError, PoolQueueFull, PoolTimeout
+
+
+class Books(NamedTuple, Generic[T]):
+    """All that a gate knows at one moment."""
+
+    now: float
+    stats: PoolStats
+    leased: list[Permit[T]]
+    idle: list[tuple[Hashable, T, float]]
+    waiting: list[Permit[T]]
 
 
 class Gate(Generic[T]):
@@ -25,6 +35,7 @@ class Gate(Generic[T]):
         close: Called with an item that is to be closed and the reason; outside the lock.
         name: The pool's name, for errors.
         describe: A key in words, for errors.
+        remedy: What a thread should do that waits for itself, for errors.
     """
 
     def __init__(
@@ -35,12 +46,14 @@ class Gate(Generic[T]):
         name: str = "default",
         *,
         describe: Callable[[Any], str] = str,
+        remedy: str = "release something first",
     ) -> None:
         self._ledger = ledger
         self._clock = clock
         self._close = close
         self._name = name
         self._describe = describe
+        self._remedy = remedy
         self._lock = threading.Lock()
         self._closed = False
         # Permits given up by finalizers. The collector may run anywhere, also under the lock in this very thread, so a
@@ -57,6 +70,7 @@ class Gate(Generic[T]):
 
         Raises:
             PoolTimeout: The time was over first.
+            PoolDeadlockError: The thread would wait for what it holds itself, and so for ever.
             PoolQueueFull: It would have to wait and no more may.
             PoolClosed: The gate is closed, or was closed while it waited.
         """
@@ -111,6 +125,39 @@ class Gate(Generic[T]):
         self._abandoned.append(permit)
         self._take_back_abandoned()
 
+    def suspend(self) -> None:
+        """Grant nothing until `resume`: whoever comes waits. What is leased stays leased."""
+        with self._settled():
+            self._ledger.suspended = True
+
+    def resume(self) -> None:
+        """Grant again, first to who has waited longest."""
+        with self._settled():
+            actions = self._ledger.resume(self._clock.now())
+        self._act(actions, "expired")
+
+    def resize(self, total: float, *, max_waiting: int | None, max_idle: float) -> None:
+        """Change the limits; see `Ledger.resize`."""
+        with self._settled():
+            now = self._clock.now()
+            actions = self._ledger.resize(total, max_waiting=max_waiting, max_idle=max_idle, now=now)
+        self._act(actions, "evicted")
+
+    def evict(self) -> None:
+        """Close what is idle."""
+        with self._settled():
+            actions = self._ledger.evict(self._clock.now())
+        self._act(actions, "expired")
+
+    def restart(self, keep: Iterable[Permit[T]] = ()) -> None:
+        """Begin anew in a forked process, with these permits leased: no other thread of the parent's is here.
+
+        Whoever held the lock at the fork has left the ledger in the middle of a change and will never free it.
+        """
+        self._lock = threading.Lock()
+        self._abandoned.clear()
+        _wake(Actions(wake=self._ledger.reset(keep)))
+
     def close(self) -> Actions[T]:
         """Refuse whoever comes, send waiters away with `PoolClosed`, close what is idle; idempotent.
 
@@ -129,6 +176,14 @@ class Gate(Generic[T]):
                 permit.item for permit in self._ledger.leased() if permit.item is not None and permit.thread != besides
             ]
 
+    def books(self) -> Books[T]:
+        """Everything at one moment."""
+        with self._settled():
+            ledger = self._ledger
+            return Books(
+                self._clock.now(), ledger.stats(), list(ledger.leased()), list(ledger.idle()), list(ledger.waiters())
+            )
+
     def stats(self) -> PoolStats:
         """All counts at one moment."""
         with self._settled():
@@ -146,6 +201,8 @@ class Gate(Generic[T]):
 
     def _await(self, permit: Permit[T], deadline: Deadline, asked: float) -> None:
         assert permit.baton is not None
+        if deadline.at > asked:  # who does not wait does not wait for itself
+            self._refuse_deadlock(permit)
         self._clock.wait(permit.baton, deadline.at)
         if permit.state is LEASED:
             return
@@ -159,6 +216,21 @@ class Gate(Generic[T]):
             raise PoolClosed(f"pool {self._name!r} was closed while {self._describe(permit.key)} was waited for")
         waited = self._clock.now() - asked
         raise PoolTimeout(self._explain(permit, deadline, waited, stats, holders), stats=stats)
+
+    def _refuse_deadlock(self, permit: Permit[T]) -> None:
+        """Raise if the thread would wait for itself."""
+        with self._settled():
+            self._take_back_all()  # what a finalizer gave up is not held
+            if permit.state is not WAITING:
+                return
+            own = self._ledger.own_in_the_way(permit, alone=threading.active_count() == 1)
+            if not own:
+                return
+            self._ledger.withdraw(permit)
+        raise PoolDeadlockError(
+            f"pool {self._name!r}: {self._describe(permit.key)} could only come from this thread itself, which holds "
+            f"all there is ({own}) and would wait for ever; {self._remedy}"
+        )
 
     def _explain(
         self,
@@ -188,7 +260,9 @@ class Gate(Generic[T]):
             own = sum(holder.thread == permit.thread for holder in holders)
             text += f"; held longest: {self._clock.now() - oldest.since:.3g} s, by {who}"
             if own:
-                text += f" ({own} held by this very thread: read or close its streamed responses)"
+                text += f" ({own} held by this very thread: {self._remedy})"
+        if stats.suspended:
+            text += "; the pool is suspended"
         return text
 
     def _act(self, actions: Actions[T], reason: str) -> None:
@@ -214,13 +288,14 @@ class Gate(Generic[T]):
         # If the lock is taken, its holder comes by here when it has freed it, and finds what was appended before.
         while self._abandoned and self._lock.acquire(blocking=False):
             try:
-                permit = self._abandoned.popleft()
-                actions = self._ledger.release(permit, None, self._clock.now())
-            except IndexError:  # another thread was quicker
-                continue
+                self._take_back_all()
             finally:
                 self._lock.release()
-            _wake(actions)
+
+    def _take_back_all(self) -> None:
+        """Take back what finalizers gave up; under the lock."""
+        while self._abandoned:
+            _wake(self._ledger.release(self._abandoned.popleft(), None, self._clock.now()))
 
 
 def _wake(actions: Actions[Any]) -> None:

@@ -12,9 +12,10 @@ What holds after every call (`tests/test_ledger.py` checks this list against a m
 
 1.  Per key, leased + idle <= limit; over all keys, leased + idle <= total. A leased permit counts from the moment it is
     granted, whether or not its item is open yet. An item that is to be closed counts until it is: it is leased, with a
-    permit of its own, to whoever closes it.
-2.  No one waits in vain: if a key has a waiter, none of its items is idle, and either all that its limit allows are
-    leased, or all that the total allows are leased.
+    permit of its own, to whoever closes it. When a limit is lowered below what is leased, nothing is idle under it, and
+    nothing is granted under it until it holds again.
+2.  No one waits in vain: if a key has a waiter, then the ledger is suspended, or none of the key's items is idle and
+    either all that its limit allows are leased, or all that the total allows are leased.
 3.  Waiters of one key are served in the order they came. Keys that wait for the total are served in turn.
 4.  Of idle items the newest that fits is taken first (the warmest works), the oldest is closed first (the coldest
     goes).
@@ -30,7 +31,7 @@ from __future__ import annotations
 import enum
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 import attrs
@@ -69,18 +70,20 @@ class Permit(Generic[T]):
     Attributes:
         key: What the limit counts by.
         identity: Which items it can use.
-        thread: Ident of the thread that asked.
+        thread: Ident of the thread that asked, or took it over.
+        bound: Only that thread can give it back; false once it goes with an object that any thread may have.
         item: The item that came with it, or that its holder opened; `None` if there is none yet.
         evicted: The permit of an idle item that made room for this one; the holder closes that item, and returns that
             permit, before it opens its own.
         weight: What it counts of the total: 0 if its place has been passed on.
-        since: The instant it was granted.
+        since: The instant it was granted; while it waits, the instant it was asked for.
         baton: Released when a waiter may go on.
     """
 
     key: Hashable
     identity: Hashable
     thread: int
+    bound: bool = True
     state: State = NEW
     item: T | None = None
     evicted: Permit[T] | None = None
@@ -122,7 +125,10 @@ class PoolStats:
         opened: Connections opened since the start.
         reused: Times an idle connection was taken and used since the start.
         hosts: The same per host, for hosts that have any.
+        suspended: Nothing is granted until `resume`.
         sessions: Sessions leased now.
+        reclaimed: Leases that were not released but lost, and were taken back by the collector or because their thread
+            had ended, since the start.
     """
 
     leased: int
@@ -133,7 +139,9 @@ class PoolStats:
     opened: int
     reused: int
     hosts: Mapping[Hashable, HostStats]
+    suspended: bool = False
     sessions: int = 0
+    reclaimed: int = 0
 
 
 class QueueFullError(Exception):
@@ -142,7 +150,7 @@ class QueueFullError(Exception):
 
 def _closing(key: Hashable, item: T) -> Permit[T]:
     """A permit under which an item is closed."""
-    return Permit(key, item.identity, 0, RETURNED, item)
+    return Permit(key, item.identity, 0, state=RETURNED, item=item)
 
 
 class _Host(Generic[T]):
@@ -166,7 +174,7 @@ class Ledger(Generic[T]):
     """The books of one pool. Confined: whoever calls holds the gate's lock.
 
     Args:
-        limit_of: The limit for a key, asked once when the key turns up.
+        limit_of: The limit for a key, asked once when the key turns up, and again by `resize`.
         total: The limit over all keys.
         max_waiting: How many permits may wait; `None` for any number.
         max_idle: Seconds after which an idle item is to be closed.
@@ -188,6 +196,8 @@ class Ledger(Generic[T]):
         self.peak = 0
         self.opened = 0
         self.reused = 0
+        self.suspended = False
+        self._oversized = False  # some limit was lowered below what was leased under it, and may still be
         self._limit_of = limit_of
         self._hosts: dict[Hashable, _Host[T]] = {}
         self._idle: OrderedDict[T, tuple[_Host[T], float]] = OrderedDict()  # coldest first, over all keys
@@ -204,12 +214,13 @@ class Ledger(Generic[T]):
         host = self._hosts.get(permit.key)
         if host is None:
             host = self._hosts[permit.key] = _Host(permit.key, self._limit_of(permit.key))
-        if not host.waiters and self._grant(host, permit, now):
+        if not host.waiters and not self.suspended and self._grant(host, permit, now):
             return True
         if self.max_waiting is not None and self.waiting >= self.max_waiting:
             self._forget_if_empty(host)
             raise QueueFullError
         permit.state = WAITING
+        permit.since = now
         host.waiters[permit] = None
         self.waiting += 1
         if len(host.leased) < host.limit:
@@ -228,6 +239,10 @@ class Ledger(Generic[T]):
         permit.item = None
         host = self._hosts[permit.key]
         del host.leased[permit]
+        if self._oversized and item is not None and self._is_surplus(host):
+            closing = _closing(permit.key, item)
+            self._lease(host, closing, now)
+            return Actions(close=(closing,))
         if item is None:
             self.open -= permit.weight
             if not host.leased:
@@ -263,10 +278,73 @@ class Ledger(Generic[T]):
 
     def drain(self, now: float) -> Actions[T]:
         """Send all waiters away and have all idle items closed; leased permits stay until they are released."""
-        wake = [permit for host in self._hosts.values() for permit in host.waiters]
+        wake = list(self.waiters())
         for permit in wake:
             self.withdraw(permit)
-        return Actions(wake, [self._retire(item, host, now) for item, (host, _) in list(self._idle.items())])
+        return Actions(wake, self.evict(now).close)
+
+    def evict(self, now: float) -> Actions[T]:
+        """Have all idle items closed."""
+        return Actions(close=[self._retire(item, host, now) for item, (host, _) in list(self._idle.items())])
+
+    def resize(self, total: float, *, max_waiting: int | None, max_idle: float, now: float) -> Actions[T]:
+        """Change the limits; `limit_of` is asked for each key again. What is leased beyond a limit stays so."""
+        self.total, self.max_waiting, self.max_idle = total, max_waiting, max_idle
+        close: list[Permit[T]] = []
+        self._oversized = False
+        for host in self._hosts.values():
+            host.limit = self._limit_of(host.key)
+            surplus = max(len(host.leased) + len(host.idle) - host.limit, 0)
+            self._oversized |= surplus > len(host.idle)
+            close += [self._retire(item, host, now) for item in host.idle[:surplus]]
+            if host.waiters:
+                self._turns[host] = None
+        excess = self.open - len(close) - total
+        self._oversized |= excess > len(self._idle)
+        for _ in range(int(min(max(excess, 0), len(self._idle)))):
+            coldest, (owner, _) = next(iter(self._idle.items()))
+            close.append(self._retire(coldest, owner, now))
+        return Actions(self._serve(now), close)
+
+    def resume(self, now: float) -> Actions[T]:
+        """End a suspension, in which nothing is granted, and serve who came meanwhile."""
+        self.suspended = False
+        return Actions(self._serve(now))
+
+    def own_in_the_way(self, permit: Permit[T], *, alone: bool) -> int:
+        """How many permits a waiting one waits for if its own thread holds them all, so that it waits for ever; else 0.
+
+        `alone`: there is no other thread that could have what its permits went with.
+        """
+        host = self._hosts[permit.key]
+        in_the_way = host.leased if len(host.leased) >= host.limit else list(self.leased())
+        own = all(held.thread == permit.thread and (held.bound or alone) for held in in_the_way)
+        return len(in_the_way) if own and not self.suspended else 0
+
+    def reset(self, keep: Iterable[Permit[T]]) -> list[Permit[T]]:
+        """Forget everything but these leased permits: in a forked process nobody else holds any. Who is to be woken."""
+        wake = list(self.waiters())
+        for permit in (*wake, *self.leased()):
+            permit.state = RETURNED
+        self._hosts.clear()
+        self._idle.clear()
+        self._turns.clear()
+        self.open = self.waiting = 0
+        for permit in keep:
+            host = self._hosts.setdefault(permit.key, _Host(permit.key, self._limit_of(permit.key)))
+            self.open += 1
+            self._lease(host, permit, permit.since)
+        return wake
+
+    def waiters(self) -> Iterator[Permit[T]]:
+        """Every waiting permit, the longest waiting of a key first."""
+        for host in self._hosts.values():
+            yield from host.waiters
+
+    def idle(self) -> Iterator[tuple[Hashable, T, float]]:
+        """Every idle item with its key and the instant it became idle, the coldest first."""
+        for item, (host, since) in self._idle.items():
+            yield host.key, item, since
 
     def leased(self) -> Iterator[Permit[T]]:
         """Every leased permit."""
@@ -292,12 +370,13 @@ class Ledger(Generic[T]):
                 key: HostStats(len(host.leased), len(host.idle), len(host.waiters), host.limit)
                 for key, host in self._hosts.items()
             },
+            suspended=self.suspended,
         )
 
     def _serve(self, now: float) -> list[Permit[T]]:
         """Lease to waiters while there is room, one of each key in turn."""
         served: list[Permit[T]] = []
-        while self._turns:
+        while self._turns and not self.suspended:
             host = next(iter(self._turns))
             if len(host.leased) >= host.limit:
                 del self._turns[host]  # one of its items is being closed; it comes back with that permit
@@ -336,10 +415,20 @@ class Ledger(Generic[T]):
                 permit.evicted = self._pass_on(coldest, owner, host, now)
             self.open += 1
             self.peak = max(self.peak, self.open)
+        self._lease(host, permit, now)
+        return True
+
+    def _lease(self, host: _Host[T], permit: Permit[T], now: float) -> None:
         permit.state = LEASED
         permit.since = now
         host.leased[permit] = None
-        return True
+
+    def _is_surplus(self, host: _Host[T]) -> bool:
+        """Whether an item that comes back is one more than the limits allow, since they were lowered."""
+        if self.open > self.total or len(host.leased) >= host.limit:
+            return True
+        self._oversized = any(len(each.leased) > each.limit for each in self._hosts.values())
+        return False
 
     def _expire(self, now: float) -> list[Permit[T]]:
         """Have the items closed that have been idle too long.
@@ -360,9 +449,7 @@ class Ledger(Generic[T]):
         host.idle.remove(item)
         del self._idle[item]
         permit = _closing(host.key, item)
-        permit.state = LEASED
-        permit.since = now
-        host.leased[permit] = None
+        self._lease(host, permit, now)
         return permit
 
     def _pass_on(self, item: T, owner: _Host[T], host: _Host[T], now: float) -> Permit[T]:

@@ -890,7 +890,7 @@ class Response:
         if self._reply is None or self._reply.ended:
             lease.release()
         else:
-            self._reply.lease = lease
+            self._reply.keep(lease)
 
     def close(self) -> None:
         """Give the connection back; one with unread bytes is closed."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 _log = logging.getLogger("sessionpool")
 
@@ -39,17 +39,20 @@ class Observer:
     def failed(self, method: str, host: str, error: BaseException, seconds: float) -> None:
         """A request raised instead of being answered."""
 
+    def leaked(self, key: Hashable, seconds: float, stack: str) -> None:
+        """A lease of `key` (`None`: no identity) was held beyond `leak_threshold`, or was dropped; taken at `stack`."""
+
 
 class Watch:
     """An observer's methods, and what to do when one raises. Thread-safe.
 
     Attributes:
-        waited, connected, closed, responded, failed: The observer's; `None` for those it does not override, for all
-            without an observer, and for all once one has raised: whoever has something to tell looks first, because
-            not to call costs least, and calls `drop` when the call raises.
+        waited, connected, closed, responded, failed, leaked: The observer's; `None` for those it does not override, for
+            all without an observer, and for all once one has raised: whoever has something to tell looks first,
+            because not to call costs least, and calls `drop` when the call raises.
     """
 
-    __slots__ = ("_observers", "closed", "connected", "failed", "responded", "waited")
+    __slots__ = ("_observers", "closed", "connected", "failed", "leaked", "responded", "waited")
 
     def __init__(self, observer: Observer | None) -> None:
         self._observers = [] if observer is None else [observer]
@@ -58,10 +61,11 @@ class Watch:
         self.closed = self._find("closed")
         self.responded = self._find("responded")
         self.failed = self._find("failed")
+        self.leaked = self._find("leaked")
 
     def drop(self) -> None:
         """The observer raised: log that, and call it no more, so that it costs one log line and not one per request."""
-        self.waited = self.connected = self.closed = self.responded = self.failed = None
+        self.waited = self.connected = self.closed = self.responded = self.failed = self.leaked = None
         with contextlib.suppress(IndexError):  # another thread was quicker; pop() is atomic, with and without a GIL
             _log.exception("observer %r raised and is dropped", self._observers.pop())
 

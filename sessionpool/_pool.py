@@ -6,29 +6,35 @@ as `Limits.sessions` allows. A session that needs neither (a thread's own, witho
 
 from __future__ import annotations
 
-import itertools
+import concurrent.futures.thread
 import math
+import os
+import sys
 import threading
+import weakref
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from queue import Empty, SimpleQueue
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import attrs
 
-from sessionpool._clock import NEVER, SYSTEM_CLOCK, Clock
+from sessionpool import _gate, _ledger
+from sessionpool._clock import NEVER, SYSTEM_CLOCK, Bell, Clock
 from sessionpool._config import Limits, Timeout
+from sessionpool._dump import PoolDump, take
 from sessionpool._gate import Gate
 from sessionpool._jobs import Naming, Results
+from sessionpool._leaks import LeakWatch
 from sessionpool._ledger import Ledger, Permit, PoolStats
 from sessionpool._session import NOBODY, Defaults, Session, Verbs
 from sessionpool._transport import Transport
-from sessionpool.exceptions import LeaseReleasedError, PoolClosed, PoolDeadlockError
+from sessionpool.exceptions import LeaseReleasedError, PoolClosed
 
 if TYPE_CHECKING:
     import ssl
-    from types import TracebackType
+    import traceback
+    from types import FrameType, TracebackType
 
     from sessionpool._messages import Response
     from sessionpool._observer import Observer
@@ -49,6 +55,8 @@ class CloseReport:
         leases: Leases that were not given back in time.
         cut: Connections in use that were cut off.
         seconds: How long it took.
+        is_deferred: Called in a signal handler that had interrupted the pool's own code, it left the closing to a
+            thread, which may have to wait until the handler has returned; the other figures are of no worth then.
     """
 
     waiters: int
@@ -56,25 +64,7 @@ class CloseReport:
     leases: int
     cut: int
     seconds: float
-
-
-class _Signal:
-    """A baton that a finalizer may release, for `SimpleQueue.put` may run in the midst of anything."""
-
-    def __init__(self) -> None:
-        self._queue: SimpleQueue[None] = SimpleQueue()
-
-    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        """Wait for a release; false if none came in time."""
-        try:
-            self._queue.get(blocking, None if timeout < 0 else timeout)
-        except Empty:
-            return False
-        return True
-
-    def release(self) -> None:
-        """Let one waiter go on."""
-        self._queue.put(None)
+    is_deferred: bool = False
 
 
 class _Nameless:
@@ -91,32 +81,56 @@ class _Seat:
     identity: Hashable = None
 
 
+@attrs.define(eq=False)
+class Hold:
+    """A session in somebody's hands: what all its nested leases have in common. Made and ended by `SessionPool`.
+
+    Attributes:
+        pool: Whose session it is.
+        session: The session.
+        key: The identity's name, or `None`.
+        thread: Who holds it.
+        permit: Its seat, if it needs one.
+        since: The instant it was leased, on the pool's clock.
+        depth: Leases of it that have not been released.
+        bound: It ends with its thread; false for one that lasts as long as a response, which any thread may have.
+        stack: Where it was leased, if the pool looks for leaks.
+    """
+
+    pool: SessionPool
+    session: Session
+    key: Hashable
+    thread: threading.Thread
+    permit: Permit[_Seat] | None
+    since: float
+    depth: int = 1
+    bound: bool = True
+    stack: traceback.StackSummary | None = None
+
+
 class Lease:
     """The sole right to use one session until it is released. Made by `SessionPool.lease`.
 
     Use it as a context manager, which gives the session, or keep it and call `release`. Confined to the thread that
     leased it, or took it over with `transfer`; `release` may be called twice, and from another thread while the
-    one that leased it neither uses the session nor leases it again.
+    one that leased it neither uses the session nor leases it again. When its thread ends, so does the lease.
 
     Attributes:
         session: The leased session.
-        key: The identity's name, or `None`.
-        thread: Ident of the thread it was leased by.
-        since: The instant it was leased, on the pool's clock.
     """
 
-    __slots__ = ("__weakref__", "_pool", "key", "session", "since", "thread")
+    __slots__ = ("__weakref__", "_hold", "session")
 
-    def __init__(self, pool: SessionPool, session: Session, key: Hashable) -> None:
-        self._pool: SessionPool | None = pool
-        self.session = session
-        self.key = key
-        self.thread = session.owner
-        self.since = pool.clock.now()
+    def __init__(self, hold: Hold) -> None:
+        self._hold: Hold | None = hold
+        self.session = hold.session
 
     def __repr__(self) -> str:
-        whose = "thread's own or fresh" if self.key is None else repr(self.key)
-        return f"<Lease {whose}{' released' if self._pool is None else ''}; `with` it, or its .session, is the session>"
+        hold = self._hold
+        if hold is None:
+            return "<Lease released>"
+        whose = "thread's own or fresh" if hold.key is None else repr(hold.key)
+        return f"<Lease {whose}; `with` it, or its .session, is the session>"
 
     def __enter__(self) -> Session:
         return self.session
@@ -127,33 +141,65 @@ class Lease:
         self.release()
 
     def __del__(self) -> None:
-        self.abandon()
+        if getattr(self, "_hold", None) is not None:  # no attribute: interrupted while it was made
+            self.abandon()
 
     def release(self) -> None:
         """Give the session back; its open streams are closed. Releasing twice is harmless."""
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.give_back(self.session)
+        hold, self._hold = self._hold, None
+        if hold is not None:
+            hold.pool.give_back(hold)
 
     def abandon(self) -> None:
         """Give the session back from a finalizer: without waiting for a lock."""
-        if not hasattr(self, "_pool"):
-            return  # interrupted while it was made
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.give_back(self.session, collected=True)
+        hold, self._hold = self._hold, None
+        if hold is not None:
+            hold.pool.give_back(hold, lost=True)
+
+    def unbind(self) -> None:
+        """From now on the lease lasts as long as a response, which any thread may have, not as long as its thread."""
+        if self._hold is not None and self._hold.depth == 1:
+            self._hold.bound = False
 
     def transfer(self) -> Session:
         """Take the lease over: from now on the calling thread owns the session.
 
         Raises:
-            LeaseReleasedError: It has been released.
+            LeaseReleasedError: It has been released, or its thread has ended.
         """
-        if self._pool is None:
+        if self._hold is None or self._hold.session.owner == NOBODY:
             raise LeaseReleasedError("this lease has been released and cannot be transferred")
-        self.thread = get_ident()
-        self._pool.hand_over(self.session)
+        self._hold.pool.hand_over(self._hold)
         return self.session
+
+
+class _Thread(threading.local):
+    """What a pool knows of the thread that looks.
+
+    Attributes:
+        thread: The thread.
+        session: Its own session.
+        hold: The hold of its own session, or of one in its place while that is another thread's.
+    """
+
+    def __init__(self, pool: weakref.ref[SessionPool]) -> None:
+        self.thread = threading.current_thread()
+        self.session: Session | None = None
+        self.hold: Hold | None = None
+        self._end = _ThreadEnd(pool, self.thread)
+
+
+class _ThreadEnd:
+    """Goes with its thread, whose leases then end."""
+
+    def __init__(self, pool: weakref.ref[SessionPool], thread: threading.Thread) -> None:
+        self._pool = pool
+        self._thread = thread
+
+    def __del__(self) -> None:
+        pool = self._pool()
+        if pool is not None:
+            pool.reclaim(self._thread)
 
 
 class SessionPool(Verbs):
@@ -164,6 +210,9 @@ class SessionPool(Verbs):
 
     Args:
         name: For errors, logs and metrics.
+        leak_threshold: Seconds after which a lease that has not been released is taken for a leak: that is logged and
+            told to the observer (`leaked`), with the stack of whoever leased it. Costs some 20 µs per lease and one
+            thread; `None`: nobody looks.
         limits: How many connections and sessions.
         timeout: How long each step may take.
         observer: Told what happens.
@@ -183,6 +232,7 @@ class SessionPool(Verbs):
         limits: Limits | None = None,
         timeout: Timeout | None = None,
         observer: Observer | None = None,
+        leak_threshold: float | None = None,
         workers: int = 32,
         clock: Clock = SYSTEM_CLOCK,
         headers: Mapping[str, Any] | None = None,
@@ -202,7 +252,7 @@ class SessionPool(Verbs):
         self.name = name
         self.limits = limits or Limits()
         self.clock = clock
-        self.workers = _workers(workers)
+        self.workers = _at_least_one("workers", workers)
         self._defaults = Defaults.of(
             headers=headers,
             params=params,
@@ -219,19 +269,22 @@ class SessionPool(Verbs):
         )
         self._transport = Transport(name, self.limits, clock, observer)
         seats: Ledger[_Seat] = Ledger(lambda _: 1, self.limits.sessions or math.inf)
-        self._seats: Gate[_Seat] = Gate(seats, clock, lambda *_: None, name, describe=_describe_seat)
+        self._seats: Gate[_Seat] = Gate(
+            seats, clock, lambda *_: None, name, describe=_describe_seat, remedy="use that session, or release it first"
+        )
         self._identities: dict[Hashable, Session] = {}
-        self._own = (
-            threading.local()
-        )  # .session: this thread's own; .leased: what it leases in its place, if it is away
-        # One entry per outermost lease. Single dict operations are atomic with and without a GIL; there is no lock
-        # because a lease is taken for every pool.get().
-        self._leases: dict[int, tuple[Session, Hashable, threading.Thread]] = {}
-        self._numbers = itertools.count(1)
+        self._here = _Thread(weakref.ref(self))
+        # What is held now. Single dict operations are atomic, with and without a GIL; there is no lock because a lease
+        # is taken for every pool.get(), and whoever pops a hold ends it.
+        self._holds: dict[Hold, None] = {}
+        self._lost: list[None] = []  # one for each lease that was reclaimed: finalizers can append, and cannot count
         self._closed = False
-        self._returned = _Signal()  # a lease was given back while close() waits
+        self._returned = Bell()  # a lease was given back while close() waits
         self._executor: ThreadPoolExecutor | None = None
         self._executor_lock = threading.Lock()
+        self._leak_threshold = leak_threshold
+        self._leaks = self._watch_leaks()
+        _pools.add(self)
 
     def __repr__(self) -> str:
         return f"<SessionPool {self.name!r}{' closed' if self._closed else ''}>"
@@ -271,34 +324,20 @@ class SessionPool(Verbs):
         """
         if self._closed:
             raise PoolClosed(f"pool {self.name!r} is closed")
-        caller = get_ident()
+        here = self._here
         permit: Permit[_Seat] | None = None
-        session: Session | None = None
-        number = 0
         if key is not None:
             if fresh:
                 raise ValueError("a lease is either of an identity (key) or fresh, not both")
-            holder = threading.current_thread()  # not its ident, which the system gives to another when it has ended
-            if any(held == key and thread is holder for _, held, thread in list(self._leases.values())):
-                raise PoolDeadlockError(
-                    f"this thread already holds the lease of {key!r} and would wait for itself; "
-                    "use that session, or release it first"
-                )
-            permit = Permit(key, None, caller)
-        elif not fresh:
-            session = getattr(self._own, "leased", None)
-            if session is not None and session.depth and session.owner == caller:
-                session.depth += 1
-                return Lease(self, session, None)
-        if self.limits.sessions is not None:
-            holder = threading.current_thread()
-            if sum(thread is holder for _, _, thread in list(self._leases.values())) >= self.limits.sessions:
-                raise PoolDeadlockError(
-                    f"this thread holds all {self.limits.sessions} sessions of pool {self.name!r} (Limits.sessions) "
-                    "and would wait for itself; release one first"
-                )
-            if permit is None:
-                permit = Permit(_Nameless(), None, caller)
+            permit = Permit(key, None, get_ident())
+        else:
+            hold = here.hold
+            if not fresh and hold is not None and hold.depth and hold.thread is here.thread:
+                hold.depth += 1
+                return Lease(hold)
+            if self.limits.sessions is not None:
+                permit = Permit(_Nameless(), None, get_ident())
+        hold = None
         try:
             if permit is not None:
                 seconds = self._defaults.timeout.pool if timeout is _UNSET else timeout
@@ -309,23 +348,26 @@ class SessionPool(Verbs):
                     session = self._identities[key] = self._new_session()
             elif fresh:
                 session = self._new_session()
+            elif here.session is None:
+                session = here.session = self._new_session()
             else:
-                session = getattr(self._own, "session", None)
-                if session is None:
-                    session = self._own.session = self._new_session()
-                elif session.depth:  # another thread has taken it over; it stays this thread's own
+                session = here.session
+                if session.owner != NOBODY:  # another thread has taken it over; it stays this thread's own
                     session = self._new_session()
-                self._own.leased = session
-            number = next(self._numbers)
-            self._leases[number] = (session, key, threading.current_thread())
-            session.seat = (number, permit)
-            session.owner = caller
-            session.depth = 1
-            return Lease(self, session, key)
+            hold = Hold(self, session, key, here.thread, permit, self.clock.now())
+            if key is None and not fresh:
+                here.hold = hold
+            if self._leaks is not None:
+                self._leaks.begin(hold)
+            self._holds[hold] = None
+            session.owner = get_ident()
+            return Lease(hold)
         except BaseException:
-            if self._leases.pop(number, None) is not None and session is not None:
-                session.owner, session.depth = NOBODY, 0
-            if permit is not None:
+            if hold is not None:
+                hold.depth = 0
+                self._holds[hold] = None  # it may not have got there
+                self._end(hold)
+            elif permit is not None:
                 self._seats.release(permit)
             raise
 
@@ -333,30 +375,44 @@ class SessionPool(Verbs):
         """Drop an identity with its cookies; its next lease begins blank. One that is leased now stays its holder's."""
         self._identities.pop(key, None)
 
-    def hand_over(self, session: Session) -> None:
+    def hand_over(self, hold: Hold) -> None:
         """The calling thread takes a leased session over; called by its lease."""
-        number, _ = session.seat
-        _, key, _ = self._leases[number]
-        self._leases[number] = (session, key, threading.current_thread())
-        session.owner = get_ident()
+        hold.thread = self._here.thread
+        hold.session.owner = get_ident()
+        if hold.permit is not None:
+            hold.permit.thread = get_ident()
 
-    def give_back(self, session: Session, *, collected: bool = False) -> None:
-        """A lease of `session` has ended; called by it, once."""
-        session.depth -= 1
-        if session.depth:
-            return
-        session.close_streams(collected=collected)
-        session.owner = NOBODY
-        number, permit = session.seat
-        session.seat = None
-        del self._leases[number]
-        if permit is not None:
-            if collected:
-                self._seats.abandon(permit)
-            else:
-                self._seats.release(permit)
-        if self._closed:
-            self._returned.release()
+    def give_back(self, hold: Hold, *, lost: bool = False) -> None:
+        """A lease has ended; called by it, once. `lost`: it was dropped, and this is a finalizer."""
+        hold.depth -= 1
+        if not hold.depth:
+            self._end(hold, lost=lost)
+
+    def reclaim(self, thread: threading.Thread) -> None:
+        """A thread has ended: so do its leases, but for what lasts as long as a response. Called by a finalizer."""
+        for hold in list(self._holds):
+            if hold.thread is thread and hold.bound:
+                hold.depth = 0
+                self._end(hold, lost=True)
+
+    def _end(self, hold: Hold, *, lost: bool = False) -> None:
+        if self._holds.pop(hold, _UNSET) is _UNSET:
+            return  # released by one thread while the one that held it ended
+        if lost:
+            self._lost.append(None)
+            if self._leaks is not None:
+                self._leaks.lose(hold)
+        try:
+            hold.session.close_streams(collected=lost)
+        finally:
+            hold.session.owner = NOBODY
+            if hold.permit is not None:
+                if lost:
+                    self._seats.abandon(hold.permit)
+                else:
+                    self._seats.release(hold.permit)
+            if self._closed:
+                self._returned.release()
 
     def _new_session(self) -> Session:
         session = Session(transport=self._transport, defaults=self._defaults)
@@ -415,7 +471,7 @@ class SessionPool(Verbs):
         return Results(
             run,
             items,
-            workers=self.workers if workers is None else _workers(workers),
+            workers=self.workers if workers is None else _at_least_one("workers", workers),
             ordered=ordered,
             return_exceptions=return_exceptions,
             thread_name=f"sessionpool-{self.name}-map",
@@ -453,21 +509,85 @@ class SessionPool(Verbs):
 
     def stats(self) -> PoolStats:
         """The counts of this moment."""
-        return attrs.evolve(self._transport.stats(), sessions=len(self._leases))
+        return attrs.evolve(self._transport.stats(), sessions=len(self._holds), reclaimed=len(self._lost))
+
+    def dump(self) -> PoolDump:
+        """Every lease, waiter and connection with its age and thread, for people: `print(pool.dump())`.
+
+        It tells names of threads, hosts and identities, and the places in the code where threads are.
+        """
+        return take(self.name, self._transport.disclose(), self._seats.books(), list(self._holds), _describe_seat)
+
+    def resize(self, limits: Limits) -> None:
+        """Change the limits: `pool.resize(attrs.evolve(pool.limits, per_host=20))`.
+
+        Who waits is served at once if there is room now. Nothing in use is interrupted: what is beyond a lowered limit
+        is closed when it comes back, and nothing is opened until the limit holds again. `lifetime` and `max_uses`
+        count for connections opened from now on; leases that needed no seat when they began still have none.
+        """
+        if not isinstance(limits, Limits):
+            raise ValueError(f"limits must be a sessionpool.Limits, such as Limits(per_host=8); got {limits!r}")
+        self.limits = limits
+        self._transport.resize(limits)
+        self._seats.resize(limits.sessions or math.inf, max_waiting=None, max_idle=math.inf)
+
+    def refresh(self) -> None:
+        """Use no connection again that is open now: after a change of addresses, certificates or a proxy.
+
+        Idle ones are closed, those in use when their response has ended. Files given as `verify` or `cert` are read
+        anew.
+        """
+        self._transport.refresh()
+
+    def warm_up(self, url: str, connections: int | None = None) -> int:
+        """Open connections to a URL's host before they are needed, several at a time; how many were opened.
+
+        Args:
+            url: Any on that host; nothing is requested.
+            connections: How many should be open when it is done, idle ones and those in use included; as many as the
+                host's limit by default. No more are opened than fit, and none is closed for them.
+
+        Raises:
+            ConnectionError, Timeout: One could not be opened; the others stay.
+        """
+        if connections is not None:
+            _at_least_one("connections", connections)
+        if self._closed:
+            raise PoolClosed(f"pool {self.name!r} is closed")
+        route = self._new_session().route_to(url)
+        return self._transport.warm_up(route, connections, self._defaults.timeout)
+
+    def suspend(self) -> None:
+        """Begin no request until `resume`: who asks for a connection waits, for `Timeout.pool` at most.
+
+        What is under way goes on; leases can be had. Wait for `stats().leased == 0` to know that all is quiet.
+        """
+        self._transport.gate.suspend()
+
+    def resume(self) -> None:
+        """End a suspension; those who waited go first, in the order they came."""
+        self._transport.gate.resume()
 
     def close(self, timeout: float = 10.0) -> CloseReport:
         """Close the pool: refuse new leases and requests, wake all waiters with `PoolClosed`, close idle connections.
 
         Then wait until the leases of other threads have been released, `timeout` seconds at most, and cut off the
-        connections still in use, so that threads blocked on them wake with `ConnectionBroken`. Idempotent; safe from
-        any thread and from inside a lease, which is not waited for.
+        connections still in use or being opened, so that threads blocked on them wake with `ConnectionBroken` or
+        `PoolClosed`. Idempotent; safe from any thread, from `atexit`, from inside a lease, which is not waited for, and
+        from a signal handler: where that has interrupted the pool's own code, a thread closes and this returns at once.
         """
+        if _interrupts_a_lock():
+            self._closed = True
+            threading.Thread(target=self.close, args=(timeout,), name=f"sessionpool-{self.name}-close").start()
+            return CloseReport(waiters=0, idle=0, leases=self._foreign_leases(), cut=0, seconds=0.0, is_deferred=True)
         started = self.clock.now()
         with self._executor_lock:
             self._closed = True
             executor = self._executor
         if executor is not None:
             executor.shutdown(wait=False, cancel_futures=True)
+        if self._leaks is not None:
+            self._leaks.stop()
         seats = self._seats.close()
         connections = self._transport.close()
         deadline = started + timeout
@@ -486,13 +606,67 @@ class SessionPool(Verbs):
             seconds=self.clock.now() - started,
         )
 
+    def restart(self) -> None:
+        """Begin anew in a forked process: what other threads of the parent held is nobody's here.
+
+        Whoever forked keeps its leases, its sessions their cookies, and identities that nobody held theirs.
+        """
+        here = self._here.thread
+        held = list(self._holds)
+        for hold in held:
+            if hold.thread is not here:
+                del self._holds[hold]
+                hold.session.owner = NOBODY
+                if hold.key is not None:  # another thread may have been in the midst of changing it
+                    self._identities.pop(hold.key, None)
+        self._seats.restart(hold.permit for hold in self._holds if hold.permit is not None)
+        self._transport.restart()
+        self._executor = None
+        self._executor_lock = threading.Lock()
+        self._returned = Bell()
+        self._leaks = self._watch_leaks()
+
+    def _watch_leaks(self) -> LeakWatch | None:
+        if self._leak_threshold is None:
+            return None
+        return LeakWatch(self, self.name, self._holds, self.clock, self._transport.watch, self._leak_threshold)
+
     def _foreign_leases(self) -> int:
         """Leases held by other threads; to wait for one's own would be to wait for oneself."""
-        caller = threading.current_thread()
-        return sum(thread is not caller for _, _, thread in list(self._leases.values()))
+        here = self._here.thread
+        return sum(hold.thread is not here for hold in list(self._holds))
 
 
-def _workers(number: object) -> int:
+# For a forked process to begin them all anew.
+_pools: weakref.WeakSet[SessionPool] = weakref.WeakSet()
+
+
+def _restart_all() -> None:
+    for pool in list(_pools):
+        pool.restart()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
+    os.register_at_fork(after_in_child=_restart_all)
+
+# Where a lock may be held that closing needs: by whom this thread itself may have been interrupted.
+_LOCKING_FILES: Final = {_gate.__file__, _ledger.__file__, concurrent.futures.thread.__file__}
+_LOCKING_CODE: Final = {SessionPool.submit.__code__, SessionPool.close.__code__}
+
+
+def _interrupts_a_lock() -> bool:
+    """Whether this runs in a signal handler that interrupted code which may hold a lock that closing needs."""
+    if threading.current_thread() is not threading.main_thread():
+        return False  # Python runs signal handlers in the main thread only
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        if frame.f_code.co_filename in _LOCKING_FILES or frame.f_code in _LOCKING_CODE:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _at_least_one(name: str, number: object) -> int:
     if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-        raise ValueError(f"workers must be a whole number of at least 1; got {number!r}")
+        raise ValueError(f"{name} must be a whole number of at least 1; got {number!r}")
     return number

@@ -223,10 +223,8 @@ class Session(Verbs):
         "_transport",
         "base_url",
         "cert",
-        "depth",
         "max_redirects",
         "owner",
-        "seat",
         "stream",
         "timeout",
         "trust_env",
@@ -237,8 +235,6 @@ class Session(Verbs):
         """A session of its own, over connections of its own; both arguments are the pool's."""
         defaults = defaults or Defaults.of()
         self.owner = ANYONE  # a thread's ident while leased
-        self.depth = 0  # leases of it that have not been released
-        self.seat: Any = None  # what the pool notes of the outermost of them
         self.verify = defaults.verify
         self.cert = defaults.cert
         self.max_redirects = defaults.max_redirects
@@ -568,6 +564,16 @@ class Session(Verbs):
         if route.is_forwarding and route.proxy is not None and route.proxy.auth:
             HTTPProxyAuth(*_wire.userinfo(route.proxy.auth))(prepared)
         return route
+
+    def route_to(self, url: str) -> Route:
+        """How this session reaches a URL's host.
+
+        Raises:
+            RequestException: The URL, or the proxy that it would go through, cannot be used.
+        """
+        own = self._headers if self._headers is not None else self._defaults.headers
+        prepared = PreparedRequest("GET", self._target(url, None), own, shared=True)
+        return self._route(prepared, None, self.verify, self.cert)
 
     # --- sending ---
 

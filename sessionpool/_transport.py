@@ -12,20 +12,31 @@ connection. Nothing is held between attempts.
 
 from __future__ import annotations
 
+import os
 import random
 import ssl
+import weakref
 from collections.abc import Hashable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from threading import get_ident
 from typing import Any, Protocol
 
-from sessionpool._clock import Clock, Deadline
+from sessionpool._clock import NEVER, Clock, Deadline
 from sessionpool._config import Limits, Timeout
 from sessionpool._connection import Connection, Connector, Reply, Route
-from sessionpool._gate import Gate
+from sessionpool._gate import Books, Gate
 from sessionpool._ledger import Actions, Ledger, Permit, PoolStats
 from sessionpool._observer import Observer, Watch
 from sessionpool._wire import Head, split_url
-from sessionpool.exceptions import ConnectionBroken, InvalidProxyURL, InvalidSchema, InvalidURL, PoolClosed
+from sessionpool.exceptions import (
+    ConnectionBroken,
+    ConnectionError,
+    InvalidProxyURL,
+    InvalidSchema,
+    InvalidURL,
+    PoolClosed,
+    PoolTimeout,
+)
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # RFC 9110 §9.2.2
 
@@ -59,11 +70,18 @@ class Transport:
         self.watch = Watch(observer)
         self._connector = Connector(clock)
         self._cut = ""
+        self._generation = 0  # goes up with every `refresh`
+        # All that are open, wherever they are: a forked process closes its copies, when the ledger may be in the midst
+        # of a change. Single dict operations are atomic, with and without a GIL.
+        self._connections: dict[Connection, None] = {}
         self.routes: dict[object, Route] = {}
         ledger: Ledger[Connection] = Ledger(
             self._limit_for, limits.total, max_waiting=limits.waiting, max_idle=limits.idle
         )
-        self.gate: Gate[Connection] = Gate(ledger, clock, self.close_connection, name)
+        self.gate: Gate[Connection] = Gate(
+            ledger, clock, self.close_connection, name, remedy="read or close its streamed responses"
+        )
+        _transports.add(self)
 
     def route(
         self,
@@ -142,6 +160,7 @@ class Transport:
 
     def reclaim(self, permit: Permit[Connection], connection: Connection) -> None:
         """A reply was dropped unread; called by the collector, so no lock is waited for and no user's code called."""
+        self._connections.pop(connection, None)
         connection.close()
         self.gate.abandon(permit)
 
@@ -152,10 +171,53 @@ class Transport:
     def cut(self, reason: str) -> int:
         """Make every request under way in other threads fail at once; how many there were."""
         self._cut = reason  # before looking: who has no connection yet will look here when it has
+        self._connector.cut()
         connections = self.gate.leased_items(besides=get_ident())
         for connection in connections:
             connection.shutdown(reason)
         return len(connections)
+
+    def resize(self, limits: Limits) -> None:
+        """Change the limits; what is in use beyond them is closed when it comes back."""
+        self.limits = limits
+        self.gate.resize(limits.total, max_waiting=limits.waiting, max_idle=limits.idle)
+
+    def refresh(self) -> None:
+        """Use no connection again that was opened, or begun to be, before now, nor what certificate files held."""
+        self._generation += 1  # before looking: who has no connection yet will look here when it has
+        self._connector.forget()
+        for connection in list(self._connections):
+            connection.retire()
+        self.gate.evict()
+
+    def warm_up(self, route: Route, wanted: int | None, timeout: Timeout) -> int:
+        """Open connections until so many are open to the route's host, or as many as fit; how many were opened.
+
+        Raises:
+            ConnectionError, Timeout: One could not be opened; the others stay.
+        """
+        stats = self.stats()
+        host = stats.hosts.get(route.key)
+        there, limit = (0, self._limit_for(route.key)) if host is None else (host.leased + host.idle, host.limit)
+        free = self.limits.total - stats.leased - stats.idle
+        missing = min((limit if wanted is None else wanted) - there, limit - there, free)
+        if missing <= 0:
+            return 0
+        with ThreadPoolExecutor(min(missing, 16), f"sessionpool-{self.name}-warm-up") as executor:
+            opening = [executor.submit(self._open_idle, route, timeout) for _ in range(missing)]
+        return sum(each.result() for each in opening)
+
+    def restart(self) -> None:
+        """Begin anew in a forked process, without a connection; those inherited are the parent's."""
+        self.gate.restart()
+        for connection in list(self._connections):
+            connection.disown("this process was forked, and the connection is its parent's")
+        self._connections.clear()
+        self._connector.restart()
+
+    def disclose(self) -> Books[Connection]:
+        """Everything at one moment."""
+        return self.gate.books()
 
     def stats(self) -> PoolStats:
         """The counts of this moment."""
@@ -163,6 +225,7 @@ class Transport:
 
     def close_connection(self, connection: Connection, reason: str) -> None:
         """Close and tell; never called under the gate's lock."""
+        self._connections.pop(connection, None)
         connection.close()
         if self.watch.closed is not None:
             try:
@@ -185,18 +248,28 @@ class Transport:
 
     def _open(self, permit: Permit[Connection], route: Route, timeout: Timeout, deadline: Deadline) -> Connection:
         unusable, permit.item = permit.item is not None, None
+        generation = self._generation
         started = self.clock.now()
-        connected = self._connector.connect(route, timeout.connect, deadline)
+        try:
+            connected = self._connector.connect(route, timeout.connect, deadline)
+        except ConnectionError as error:
+            if self._cut:
+                raise PoolClosed(f"{self._cut} while {route.key} was being connected") from error
+            raise
         now = self.clock.now()
         permit.item = connection = Connection(
             connected,
             route,
             self.clock,
+            opened=now,
             # Jitter: connections opened together by a burst must not all be closed, and opened again, together.
             expires=now + self.limits.lifetime * random.uniform(0.9, 1.0),  # noqa: S311 - no secret
             max_uses=self.limits.max_uses,
             idle_limit=self.limits.idle,
         )
+        self._connections[connection] = None
+        if generation != self._generation:
+            connection.retire()
         if self._cut:
             raise PoolClosed(f"{self._cut} while {route.key} was being connected")
         self.gate.note_opened(unusable=unusable)
@@ -207,10 +280,41 @@ class Transport:
                 self.watch.drop()
         return connection
 
+    def _open_idle(self, route: Route, timeout: Timeout) -> bool:
+        """Open a connection and leave it idle; false if there is no room for it."""
+        # An identity of its own: what lies idle already is not what is wanted.
+        permit: Permit[Connection] = Permit(route.key, object(), get_ident())
+        connection = None
+        try:
+            self.gate.acquire(permit, 0.0, NEVER)
+            opened = self._open(permit, route, timeout, NEVER)
+            opened.lie_idle(self.clock.now())
+            connection = opened
+        except PoolTimeout:
+            return False
+        finally:
+            if connection is None and permit.item is not None:
+                self.close_connection(permit.item, "broken")
+            self.gate.release(permit, connection)
+        return True
+
     def _limit_for(self, key: Hashable) -> int:
         if not self.limits.overrides:
             return self.limits.per_host
         return self.limits.for_host((split_url(str(key).partition(" ")[0]).host or "").strip("[]"))
+
+
+# For a forked process to begin them all anew.
+_transports: weakref.WeakSet[Transport] = weakref.WeakSet()
+
+
+def _restart_all() -> None:
+    for transport in list(_transports):
+        transport.restart()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
+    os.register_at_fork(after_in_child=_restart_all)
 
 
 def _may_resend(payload: Payload) -> bool:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
-from tests.helpers import WatchedClock, eventually
+from tests.helpers import PATIENCE, WatchedClock, eventually
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +42,17 @@ def switch_interval(request: pytest.FixtureRequest) -> Iterator[None]:
     sys.setswitchinterval(request.param or before)
     yield
     sys.setswitchinterval(before)
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Callable[..., Any]]:
+    """Calls a function in a thread of its own that lives on until the test ends, and so do the leases it took there."""
+    with contextlib.ExitStack() as threads:
+
+        def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            return threads.enter_context(ThreadPoolExecutor(1)).submit(function, *args, **kwargs).result(PATIENCE)
+
+        yield call
 
 
 @pytest.fixture

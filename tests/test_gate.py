@@ -46,8 +46,12 @@ def a_gate(
     return Gate(books(limit_of, total, max_waiting=max_waiting, max_idle=max_idle), clock, close, **kwargs)
 
 
-def new(key: str = "a", identity: str = "plain") -> Permit[Thing]:
-    return Permit(key, identity, get_ident())
+strangers = itertools.count(-2, -1)  # idents of threads that do not exist
+
+
+def new(key: str = "a", identity: str = "plain", thread: int | None = None) -> Permit[Thing]:
+    """A permit of a thread that holds nothing else, unless the test says whose."""
+    return Permit(key, identity, next(strangers) if thread is None else thread)
 
 
 def take(
@@ -57,9 +61,10 @@ def take(
     *,
     identity: str = "plain",
     deadline: Deadline = NEVER,
+    thread: int | None = None,
 ) -> Permit[Thing]:
     """A permit, got as the transport gets it: whatever goes wrong, it is given back."""
-    permit = new(key, identity)
+    permit = new(key, identity, thread)
     try:
         gate.acquire(permit, timeout, deadline)
     except BaseException:
@@ -265,7 +270,7 @@ def test_the_time_runs_from_the_request() -> None:
 def test_a_time_out_tells_who_holds_what(clock: WatchedClock) -> None:
     """The error has the numbers that explain it, in words and as `.stats`, and names who has held on longest."""
     gate = a_gate(per_key=2, total=5, clock=clock, name="crawl", describe=lambda key: f"host {key}")
-    take(gate)
+    take(gate, thread=get_ident())
     clock.advance(1.5)
     newer = take(gate)
     other = take(gate, "b")
@@ -288,7 +293,7 @@ def test_a_time_out_tells_who_holds_what(clock: WatchedClock) -> None:
 def test_a_holder_that_has_ended_is_told_as_such() -> None:
     """A permit whose thread is gone is the leak that is looked for, so the error says so."""
     gate = a_gate()
-    in_thread(take, gate).get()
+    in_thread(lambda: take(gate, thread=get_ident())).get()
 
     with pytest.raises(PoolTimeout, match=r"by a thread that has ended$"):
         take(gate, timeout=0.0)
@@ -297,10 +302,10 @@ def test_a_holder_that_has_ended_is_told_as_such() -> None:
 def test_a_time_out_names_the_thread_that_holds_on() -> None:
     """A holder that lives is named by its thread's name."""
     gate = a_gate()
-    take(gate)
+    take(gate, thread=get_ident())
 
     with pytest.raises(PoolTimeout, match=r"held longest: \S+ s, by MainThread \(1 held by this very thread: "):
-        take(gate, timeout=0.0)
+        take(gate, timeout=0.0, thread=get_ident())
 
 
 def test_a_time_out_on_the_total_tells_that_it_binds() -> None:

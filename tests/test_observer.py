@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import pytest
@@ -20,6 +20,7 @@ EVENTS: dict[str, tuple[Any, ...]] = {
     "closed": (HOST, "expired"),
     "responded": ("GET", HOST, 200, 0.125, 100, 1024),
     "failed": ("GET", HOST, OSError("broken"), 0.125),
+    "leaked": ("ada", 60.0, "crawler.py, line 7"),
 }
 
 
@@ -43,6 +44,9 @@ class Recorder(Observer):
 
     def failed(self, method: str, host: str, error: BaseException, seconds: float) -> None:
         self.told.append(("failed", method, host, error, seconds))
+
+    def leaked(self, key: Hashable, seconds: float, stack: str) -> None:
+        self.told.append(("leaked", key, seconds, stack))
 
 
 def bound(watch: Watch) -> dict[str, Callable[..., None] | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -118,12 +118,14 @@ def test_closing_cuts_what_a_fork_is_doing(server: EchoServer) -> None:
     assert "was closed" in str(call.error)
 
 
-def test_a_session_taken_over_by_another_thread_stays_its_threads_own(server: EchoServer, pool: SessionPool) -> None:
+def test_a_session_taken_over_by_another_thread_stays_its_threads_own(
+    pool: SessionPool, elsewhere: Callable[..., Any]
+) -> None:
     """While it is away its thread gets another; afterwards it has its cookies again."""
     lease = pool.lease()
     own = lease.session
     own.cookies["mine"] = "1"
-    in_thread(lease.transfer).get()
+    elsewhere(lease.transfer)
     with pool.lease() as meanwhile:
         assert meanwhile is not own
     lease.release()

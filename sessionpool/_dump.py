@@ -1,0 +1,171 @@
+"""A pool as it is at one moment, in full, for the person who has to find out why it stands still."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+
+if TYPE_CHECKING:
+    from sessionpool._connection import Connection
+    from sessionpool._gate import Books
+    from sessionpool._ledger import Permit, PoolStats
+    from sessionpool._pool import Hold
+
+_HERE: Final = str(Path(__file__).parent)
+
+
+@attrs.frozen
+class LeaseDump:
+    """A session that is leased.
+
+    Attributes:
+        key: The identity's name; `None` for a thread's own session and a fresh one.
+        thread: Name of the thread that holds it.
+        ident: Its ident.
+        age: Seconds since it was leased.
+        where: File, line and function that thread is in now, outside of this package; empty if it has ended.
+    """
+
+    key: Hashable
+    thread: str
+    ident: int | None
+    age: float
+    where: str
+
+
+@attrs.frozen
+class WaiterDump:
+    """A thread that waits.
+
+    Attributes:
+        what: What for: a host, or a session.
+        thread, ident, where: As in `LeaseDump`.
+        age: Seconds since it asked.
+    """
+
+    what: str
+    thread: str
+    ident: int | None
+    age: float
+    where: str
+
+
+@attrs.frozen
+class ConnectionDump:
+    """A connection, or one being opened.
+
+    Attributes:
+        host: Scheme, host, port, and the proxy where there is one.
+        state: "leased", "opening", "idle", or "closing".
+        age: Seconds since it was opened; `None` while it is being.
+        since: Seconds that it has been in this state.
+        uses: Requests it has carried.
+        thread, ident, where: As in `LeaseDump`, of who uses it; empty if it is idle.
+    """
+
+    host: str
+    state: str
+    age: float | None
+    since: float
+    uses: int
+    thread: str
+    ident: int | None
+    where: str
+
+
+@attrs.frozen
+class PoolDump:
+    """Everything a pool holds at one moment; `str()` makes it a text.
+
+    Attributes:
+        name: The pool's.
+        stats: The counts.
+        leases: The longest held first.
+        waiters: The longest waiting of each host first.
+        connections: Those in use first, then the idle ones.
+    """
+
+    name: str
+    stats: PoolStats
+    leases: Sequence[LeaseDump]
+    waiters: Sequence[WaiterDump]
+    connections: Sequence[ConnectionDump]
+
+    def __str__(self) -> str:
+        stats = self.stats
+        capacity = "" if stats.capacity is None else f" of {stats.capacity}"
+        head = (
+            f"pool {self.name!r}{', suspended' if stats.suspended else ''}: {len(self.leases)} leases, "
+            f"{len(self.waiters)} waiters, {stats.leased + stats.idle}{capacity} connections "
+            f"({stats.leased} leased, {stats.idle} idle)"
+        )
+        lines = [head]
+        for lease in self.leases:
+            what = "a thread's own or fresh session" if lease.key is None else f"the session of {lease.key!r}"
+            lines.append(f"lease {lease.age:.1f} s: {what}, by {lease.thread}{_at(lease.where)}")
+        lines += [f"waiter {each.age:.1f} s: for {each.what}, {each.thread}{_at(each.where)}" for each in self.waiters]
+        for each in self.connections:
+            age = "" if each.age is None else f", {each.age:.1f} s old, used {each.uses} times"
+            who = f", by {each.thread}{_at(each.where)}" if each.thread else ""
+            lines.append(f"connection {each.state} {each.since:.1f} s: {each.host}{age}{who}")
+        return "\n".join(lines)
+
+
+def take(
+    name: str,
+    connections: Books[Connection],
+    seats: Books[Any],
+    holds: Sequence[Hold],
+    describe: Callable[[Any], str],
+) -> PoolDump:
+    """The dump of a pool from its two gates' books and what is held."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    frames = sys._current_frames()
+    now = connections.now
+
+    def who(ident: int | None) -> tuple[str, int | None, str]:
+        return names.get(ident, "a thread that has ended"), ident, _place(frames.get(ident or 0))
+
+    def connection(permit: Permit[Connection]) -> ConnectionDump:
+        item = permit.item
+        state = "opening" if item is None else "leased" if permit.thread else "closing"
+        age, uses = (None, 0) if item is None else (now - item.opened, item.uses)
+        user = who(permit.thread) if permit.thread else ("", None, "")
+        return ConnectionDump(str(permit.key), state, age, now - permit.since, uses, *user)
+
+    return PoolDump(
+        name=name,
+        stats=attrs.evolve(connections.stats, sessions=len(holds)),
+        leases=[
+            LeaseDump(hold.key, hold.thread.name, hold.thread.ident, now - hold.since, who(hold.thread.ident)[2])
+            for hold in sorted(holds, key=lambda hold: hold.since)
+        ],
+        waiters=[
+            WaiterDump(text(permit.key), *who(permit.thread)[:2], now - permit.since, who(permit.thread)[2])
+            for text, books in ((describe, seats), (str, connections))
+            for permit in books.waiting
+        ],
+        connections=[
+            *map(connection, connections.leased),
+            *(
+                ConnectionDump(str(key), "idle", now - item.opened, now - since, item.uses, "", None, "")
+                for key, item, since in connections.idle
+            ),
+        ],
+    )
+
+
+def _place(frame: Any) -> str:
+    """Where a thread is, outside of this package."""
+    while frame is not None and frame.f_code.co_filename.startswith(_HERE):
+        frame = frame.f_back
+    return "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+
+
+def _at(where: str) -> str:
+    return f" at {where}" if where else ""
