@@ -203,11 +203,11 @@ class Connection:
             return False
         if head.idle_limit is not None:
             self._idle_limit = min(self._idle_limit, head.idle_limit - 1.0)
-        self.lie_idle(now)
+        self._idle_until = now + self._idle_limit
         return True
 
     def lie_idle(self, now: float) -> None:
-        """Be ready for a request until the idle limit has passed."""
+        """Be ready for a first request until the idle limit has passed."""
         self._idle_until = now + self._idle_limit
 
     def retire(self) -> None:

@@ -414,8 +414,11 @@ class Ledger(Generic[T]):
                 coldest, (owner, _) = next(iter(self._idle.items()))
                 permit.evicted = self._pass_on(coldest, owner, host, now)
             self.open += 1
-            self.peak = max(self.peak, self.open)
-        self._lease(host, permit, now)
+            if self.open > self.peak:
+                self.peak = self.open
+        permit.state = LEASED
+        permit.since = now
+        host.leased[permit] = None
         return True
 
     def _lease(self, host: _Host[T], permit: Permit[T], now: float) -> None:
