@@ -167,9 +167,9 @@ class Lease:
         Raises:
             LeaseReleasedError: It has been released, or its thread has ended.
         """
-        if self._hold is None or self._hold.session.owner == NOBODY:
-            raise LeaseReleasedError("this lease has been released and cannot be transferred")
-        self._hold.pool.hand_over(self._hold)
+        hold = self._hold
+        if hold is None or not hold.pool.hand_over(hold):
+            raise LeaseReleasedError("this lease has been released, or has ended with its thread, and cannot be transferred")
         return self.session
 
 
@@ -277,6 +277,7 @@ class SessionPool(Verbs):
         # What is held now. Single dict operations are atomic, with and without a GIL; there is no lock because a lease
         # is taken for every pool.get(), and whoever pops a hold ends it.
         self._holds: dict[Hold, None] = {}
+        self._handing = threading.Lock()  # a lease that is taken over must not end with its former thread meanwhile
         self._lost: list[None] = []  # one for each lease that was reclaimed: finalizers can append, and cannot count
         self._closed = False
         self._returned = Bell()  # a lease was given back while close() waits
@@ -332,7 +333,7 @@ class SessionPool(Verbs):
             permit = Permit(key, None, get_ident())
         else:
             hold = here.hold
-            if not fresh and hold is not None and hold.depth and hold.thread is here.thread:
+            if not fresh and hold is not None and hold.depth > 0 and hold.thread is here.thread:
                 hold.depth += 1
                 return Lease(hold)
             if self.limits.sessions is not None:
@@ -375,12 +376,17 @@ class SessionPool(Verbs):
         """Drop an identity with its cookies; its next lease begins blank. One that is leased now stays its holder's."""
         self._identities.pop(key, None)
 
-    def hand_over(self, hold: Hold) -> None:
-        """The calling thread takes a leased session over; called by its lease."""
-        hold.thread = self._here.thread
-        hold.session.owner = get_ident()
-        if hold.permit is not None:
-            hold.permit.thread = get_ident()
+    def hand_over(self, hold: Hold) -> bool:
+        """The calling thread takes a leased session over; called by its lease. False if the lease has ended."""
+        here = self._here.thread
+        with self._handing:
+            if hold not in self._holds:
+                return False
+            hold.thread = here
+            hold.session.owner = get_ident()
+            if hold.permit is not None:
+                hold.permit.thread = get_ident()
+        return True
 
     def give_back(self, hold: Hold, *, lost: bool = False) -> None:
         """A lease has ended; called by it, once. `lost`: it was dropped, and this is a finalizer."""
@@ -390,10 +396,17 @@ class SessionPool(Verbs):
 
     def reclaim(self, thread: threading.Thread) -> None:
         """A thread has ended: so do its leases, but for what lasts as long as a response. Called by a finalizer."""
-        for hold in list(self._holds):
-            if hold.thread is thread and hold.bound:
-                hold.depth = 0
-                self._end(hold, lost=True)
+        # A finalizer, but one that runs only at the end of its thread, which then is not in `hand_over`. In a forked
+        # process the lock may be that of a thread which is not there: so not for ever.
+        locked = self._handing.acquire(timeout=1.0)
+        try:
+            for hold in list(self._holds):
+                if hold.thread is thread and hold.bound:
+                    hold.depth = 0
+                    self._end(hold, lost=True)
+        finally:
+            if locked:
+                self._handing.release()
 
     def _end(self, hold: Hold, *, lost: bool = False) -> None:
         if self._holds.pop(hold, _UNSET) is _UNSET:
@@ -623,6 +636,7 @@ class SessionPool(Verbs):
         self._transport.restart()
         self._executor = None
         self._executor_lock = threading.Lock()
+        self._handing = threading.Lock()
         self._returned = Bell()
         self._leaks = self._watch_leaks()
 

@@ -67,6 +67,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="fail when a test was skipped: for machines that have, or should have, all that tests need",
     )
+    parser.addoption(
+        "--frantic",
+        action="store_true",
+        help="run everything with threads that take turns as often as the interpreter lets them",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--frantic"):
+        sys.setswitchinterval(1e-6)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
