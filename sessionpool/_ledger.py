@@ -414,8 +414,7 @@ class Ledger(Generic[T]):
                 coldest, (owner, _) = next(iter(self._idle.items()))
                 permit.evicted = self._pass_on(coldest, owner, host, now)
             self.open += 1
-            if self.open > self.peak:
-                self.peak = self.open
+            self.peak = max(self.peak, self.open)
         permit.state = LEASED
         permit.since = now
         host.leased[permit] = None

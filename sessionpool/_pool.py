@@ -169,7 +169,9 @@ class Lease:
         """
         hold = self._hold
         if hold is None or not hold.pool.hand_over(hold):
-            raise LeaseReleasedError("this lease has been released, or has ended with its thread, and cannot be transferred")
+            raise LeaseReleasedError(
+                "this lease has been released, or has ended with its thread, and cannot be transferred"
+            )
         return self.session
 
 
