@@ -269,20 +269,33 @@ class Gate(Generic[T]):
         _wake(actions)
         with contextlib.ExitStack() as closings:  # one that fails keeps none of the others open
             for permit in reversed(actions.close):
-                closings.callback(self._close_leased, permit, reason)
+                closings.callback(self._close_for_good, permit, reason)
 
     def _close_evicted(self, permit: Permit[T]) -> None:
-        evicted, permit.evicted = permit.evicted, None
-        if evicted is not None:
-            self._close_leased(evicted, "evicted")
+        if permit.evicted is not None:
+            try:
+                self._close_leased(permit.evicted, "evicted")
+            except Exception:
+                permit.evicted = None
+                raise
+            permit.evicted = None  # not before: who is interrupted on the way does it again when it gives back
 
     def _close_leased(self, permit: Permit[T], reason: str) -> None:
-        item = permit.item
         try:
-            if item is not None:
-                self._close(item, reason)
-        finally:
+            if permit.item is not None:
+                self._close(permit.item, reason)
+        except Exception:
             self.release(permit)
+            raise
+        self.release(permit)
+
+    def _close_for_good(self, permit: Permit[T], reason: str) -> None:
+        """Close a leased item that nobody will come back to if this is interrupted."""
+        try:
+            self._close_leased(permit, reason)
+        except BaseException:
+            self.abandon(permit)
+            raise
 
     def _take_back_abandoned(self) -> None:
         # If the lock is taken, its holder comes by here when it has freed it, and finds what was appended before.

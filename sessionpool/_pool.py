@@ -26,7 +26,7 @@ from sessionpool._dump import PoolDump, take
 from sessionpool._gate import Gate
 from sessionpool._jobs import Naming, Results
 from sessionpool._leaks import LeakWatch
-from sessionpool._ledger import Ledger, Permit, PoolStats
+from sessionpool._ledger import LEASED, Ledger, Permit, PoolStats
 from sessionpool._session import NOBODY, Defaults, Session, Verbs
 from sessionpool._transport import Transport
 from sessionpool.exceptions import LeaseReleasedError, PoolClosed
@@ -103,7 +103,7 @@ class Hold:
     thread: threading.Thread
     permit: Permit[_Seat] | None
     since: float
-    depth: int = 1
+    depth: int = 0
     bound: bool = True
     stack: traceback.StackSummary | None = None
 
@@ -121,9 +121,11 @@ class Lease:
 
     __slots__ = ("__weakref__", "_hold", "session")
 
-    def __init__(self, hold: Hold) -> None:
-        self._hold: Hold | None = hold
-        self.session = hold.session
+    session: Session
+
+    def __init__(self) -> None:
+        """A lease of nothing yet."""
+        self._hold: Hold | None = None
 
     def __repr__(self) -> str:
         hold = self._hold
@@ -148,13 +150,21 @@ class Lease:
         """Give the session back; its open streams are closed. Releasing twice is harmless."""
         hold, self._hold = self._hold, None
         if hold is not None:
-            hold.pool.give_back(hold)
+            hold.depth -= 1
+            if not hold.depth:
+                try:
+                    hold.pool.end(hold)
+                except BaseException:  # Ctrl-C on the way; to let go of it twice is harmless, not at all is not
+                    hold.pool.let_go(hold, waits=False)
+                    raise
 
     def abandon(self) -> None:
         """Give the session back from a finalizer: without waiting for a lock."""
         hold, self._hold = self._hold, None
         if hold is not None:
-            hold.pool.give_back(hold, lost=True)
+            hold.depth -= 1
+            if not hold.depth:
+                hold.pool.end(hold, lost=True)
 
     def unbind(self) -> None:
         """From now on the lease lasts as long as a response, which any thread may have, not as long as its thread."""
@@ -328,6 +338,8 @@ class SessionPool(Verbs):
         if self._closed:
             raise PoolClosed(f"pool {self.name!r} is closed")
         here = self._here
+        thread = here.thread
+        lease = Lease()
         permit: Permit[_Seat] | None = None
         if key is not None:
             if fresh:
@@ -335,9 +347,12 @@ class SessionPool(Verbs):
             permit = Permit(key, None, get_ident())
         else:
             hold = here.hold
-            if not fresh and hold is not None and hold.depth > 0 and hold.thread is here.thread:
+            if not fresh and hold is not None and hold.depth > 0 and hold.thread is thread:
+                # No call stands between the look and the count, so that no finalizer or signal comes in between.
                 hold.depth += 1
-                return Lease(hold)
+                lease._hold = hold
+                lease.session = hold.session
+                return lease
             if self.limits.sessions is not None:
                 permit = Permit(_Nameless(), None, get_ident())
         hold = None
@@ -357,22 +372,25 @@ class SessionPool(Verbs):
                 session = here.session
                 if session.owner != NOBODY:  # another thread has taken it over; it stays this thread's own
                     session = self._new_session()
-            hold = Hold(self, session, key, here.thread, permit, self.clock.now())
+            hold = Hold(self, session, key, thread, permit, self.clock.now())
             if key is None and not fresh:
                 here.hold = hold
             if self._leaks is not None:
                 self._leaks.begin(hold)
             self._holds[hold] = None
             session.owner = get_ident()
-            return Lease(hold)
+            hold.depth = 1
+            lease._hold = hold
+            lease.session = session
         except BaseException:
             if hold is not None:
                 hold.depth = 0
                 self._holds[hold] = None  # it may not have got there
-                self._end(hold)
+                self.end(hold)
             elif permit is not None:
                 self._seats.release(permit)
             raise
+        return lease
 
     def forget(self, key: Hashable) -> None:
         """Drop an identity with its cookies; its next lease begins blank. One that is leased now stays its holder's."""
@@ -390,12 +408,6 @@ class SessionPool(Verbs):
                 hold.permit.thread = get_ident()
         return True
 
-    def give_back(self, hold: Hold, *, lost: bool = False) -> None:
-        """A lease has ended; called by it, once. `lost`: it was dropped, and this is a finalizer."""
-        hold.depth -= 1
-        if not hold.depth:
-            self._end(hold, lost=lost)
-
     def reclaim(self, thread: threading.Thread) -> None:
         """A thread has ended: so do its leases, but for what lasts as long as a response. Called by a finalizer."""
         # A finalizer, but one that runs only at the end of its thread, which then is not in `hand_over`. In a forked
@@ -405,29 +417,36 @@ class SessionPool(Verbs):
             for hold in list(self._holds):
                 if hold.thread is thread and hold.bound:
                     hold.depth = 0
-                    self._end(hold, lost=True)
+                    self.end(hold, lost=True)
         finally:
             if locked:
                 self._handing.release()
 
-    def _end(self, hold: Hold, *, lost: bool = False) -> None:
-        if self._holds.pop(hold, _UNSET) is _UNSET:
-            return  # released by one thread while the one that held it ended
+    def end(self, hold: Hold, *, lost: bool = False) -> None:
+        """The last lease of a hold has ended. `lost`: it was dropped, or its thread has ended; this is a finalizer."""
+        if hold not in self._holds:
+            return  # released by one thread when the one that held it had ended
         if lost:
             self._lost.append(None)
             if self._leaks is not None:
                 self._leaks.lose(hold)
-        try:
-            hold.session.close_streams(collected=lost)
-        finally:
-            hold.session.owner = NOBODY
-            if hold.permit is not None:
-                if lost:
-                    self._seats.abandon(hold.permit)
-                else:
-                    self._seats.release(hold.permit)
-            if self._closed:
-                self._returned.release()
+        self.let_go(hold, waits=not lost)
+
+    def let_go(self, hold: Hold, *, waits: bool) -> None:
+        """Give back what a hold holds; with `waits=False` without waiting for a lock or calling a user's code."""
+        permit = hold.permit
+        if permit is not None and permit.state is not LEASED:
+            return  # done before, and the session may be another thread's by now
+        hold.session.close_streams(collected=not waits)
+        self._holds.pop(hold, None)  # after its connections, so that close() has nothing to cut, and before its seat
+        hold.session.owner = NOBODY
+        if permit is not None:
+            if waits:
+                self._seats.release(permit)
+            else:
+                self._seats.abandon(permit)
+        if self._closed:
+            self._returned.release()
 
     def _new_session(self) -> Session:
         session = Session(transport=self._transport, defaults=self._defaults)

@@ -447,12 +447,12 @@ class Session(Verbs):
 
     def close_streams(self, *, collected: bool = False) -> None:
         """Close the bodies that were asked for as streams and not read to their end; `collected`: from a finalizer."""
-        streams, self._streams = self._streams, None
-        for reply in list(streams or ()):
+        for reply in list(self._streams or ()):
             if collected:
                 reply.abandon()
             else:
                 reply.close()
+        self._streams = None
 
     # --- preparing ---
 

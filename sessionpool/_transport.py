@@ -256,17 +256,21 @@ class Transport:
             if self._cut:
                 raise PoolClosed(f"{self._cut} while {route.key} was being connected") from error
             raise
-        now = self.clock.now()
-        permit.item = connection = Connection(
-            connected,
-            route,
-            self.clock,
-            opened=now,
-            # Jitter: connections opened together by a burst must not all be closed, and opened again, together.
-            expires=now + self.limits.lifetime * random.uniform(0.9, 1.0),  # noqa: S311 - no secret
-            max_uses=self.limits.max_uses,
-            idle_limit=self.limits.idle,
-        )
+        try:
+            now = self.clock.now()
+            permit.item = connection = Connection(
+                connected,
+                route,
+                self.clock,
+                opened=now,
+                # Jitter: connections opened together by a burst must not all be closed, and opened again, together.
+                expires=now + self.limits.lifetime * random.uniform(0.9, 1.0),  # noqa: S311 - no secret
+                max_uses=self.limits.max_uses,
+                idle_limit=self.limits.idle,
+            )
+        except BaseException:  # an interrupt: nobody else knows of it yet
+            connected.close()
+            raise
         self._connections[connection] = None
         if generation != self._generation:
             connection.retire()
