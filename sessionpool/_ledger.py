@@ -153,6 +153,9 @@ def _closing(key: Hashable, item: T) -> Permit[T]:
     return Permit(key, item.identity, 0, state=RETURNED, item=item)
 
 
+NOBODY: Final[OrderedDict[Any, None]] = OrderedDict()  # the queue of every host that nobody waits for; never changed
+
+
 class _Host(Generic[T]):
     """One key's permits and items."""
 
@@ -163,7 +166,8 @@ class _Host(Generic[T]):
         self.limit = limit
         self.leased: dict[Permit[T], None] = {}  # in the order granted, so the first is the longest held
         self.idle: list[T] = []  # oldest first
-        self.waiters: OrderedDict[Permit[T], None] = OrderedDict()  # oldest first; O(1) to leave from the middle
+        # Oldest first; O(1) to leave from the middle. Made when somebody waits, for it costs as much as all the rest.
+        self.waiters: OrderedDict[Permit[T], None] = NOBODY
 
     @property
     def is_empty(self) -> bool:
@@ -221,6 +225,8 @@ class Ledger(Generic[T]):
             raise QueueFullError
         permit.state = WAITING
         permit.since = now
+        if host.waiters is NOBODY:
+            host.waiters = OrderedDict()
         host.waiters[permit] = None
         self.waiting += 1
         if len(host.leased) < host.limit:
@@ -356,8 +362,9 @@ class Ledger(Generic[T]):
         host = self._hosts.get(key)
         return list(host.leased) if host else []
 
-    def stats(self) -> PoolStats:
-        """All counts at this moment."""
+    def stats(self, key: Hashable | None = None) -> PoolStats:
+        """All counts at this moment; with `key`, of the hosts only that one, for whoever is in a hurry."""
+        hosts = self._hosts if key is None else {key: self._hosts[key]} if key in self._hosts else {}
         return PoolStats(
             leased=self.open - len(self._idle),
             idle=len(self._idle),
@@ -368,7 +375,7 @@ class Ledger(Generic[T]):
             reused=self.reused,
             hosts={
                 key: HostStats(len(host.leased), len(host.idle), len(host.waiters), host.limit)
-                for key, host in self._hosts.items()
+                for key, host in hosts.items()
             },
             suspended=self.suspended,
         )

@@ -95,7 +95,7 @@ class Transport:
         Raises:
             InvalidProxyURL: The proxy's URL has no host, or its scheme is neither http nor https.
         """
-        if len(self.routes) >= 4096:  # a crawler's hosts are many; a route is soon made again
+        if len(self.routes) >= 16384:  # a crawler's hosts are many; a route is soon made again
             self.routes.clear()
         wanted = (origin, proxy, verify, cert)
         route = self.routes[wanted] = _make_route(*wanted)
@@ -305,7 +305,8 @@ class Transport:
     def _limit_for(self, key: Hashable) -> int:
         if not self.limits.overrides:
             return self.limits.per_host
-        return self.limits.for_host((split_url(str(key).partition(" ")[0]).host or "").strip("[]"))
+        origin = str(key).partition(" ")[0]
+        return self.limits.for_host(origin.partition("://")[2].rpartition(":")[0].strip("[]"))
 
 
 # For a forked process to begin them all anew.

@@ -35,6 +35,7 @@ from sessionpool.exceptions import (
 
 __all__ = [
     "DECODABLE",
+    "Url",
     "Urllib3Error",
 ]
 

@@ -53,7 +53,7 @@ class PoolTimeout(PoolError, Timeout):
     """Nothing came free before the deadline.
 
     Attributes:
-        stats: The pool's `PoolStats` at that moment, or `None`.
+        stats: The pool's `PoolStats` at that moment, or `None`; of its hosts only the one that was waited for.
     """
 
     def __init__(self, *args: Any, stats: PoolStats | None = None, **kwargs: Any) -> None:

@@ -8,7 +8,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from threading import get_ident
 from typing import Any
@@ -950,9 +950,9 @@ class Trap(Ledger[Thing]):
         self.spring("leased")
         return super().leased()
 
-    def stats(self) -> PoolStats:
+    def stats(self, key: Hashable | None = None) -> PoolStats:
         self.spring("stats")
-        return super().stats()
+        return super().stats(key)
 
     def drain(self, now: float) -> Actions[Thing]:
         self.spring("drain")
