@@ -38,6 +38,7 @@ from sessionpool.exceptions import (
     PoolTimeout,
 )
 
+MAX_ROUTES = 16384  # a crawler's hosts are many; 200 bytes each, and a route is soon made again
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # RFC 9110 §9.2.2
 
 
@@ -95,7 +96,7 @@ class Transport:
         Raises:
             InvalidProxyURL: The proxy's URL has no host, or its scheme is neither http nor https.
         """
-        if len(self.routes) >= 16384:  # a crawler's hosts are many; a route is soon made again
+        if len(self.routes) >= MAX_ROUTES:
             self.routes.clear()
         wanted = (origin, proxy, verify, cert)
         route = self.routes[wanted] = _make_route(*wanted)

@@ -16,6 +16,7 @@ import pytest
 
 from sessionpool import Limits, SessionPool, Timeout
 from sessionpool._connection import Route
+from sessionpool._transport import MAX_ROUTES
 from sessionpool.exceptions import ConnectTimeout, PoolTimeout, ReadTimeout
 from tests.helpers import WatchedClock, eventually, in_thread
 from tests.scenarios.audit import Scenario
@@ -98,7 +99,17 @@ def test_five_thousand_hosts_by_fifteen_threads(limits: Limits, scenario: Scenar
 
         gc.collect()
         assert mentions(pool, "127.1.") == []
-        assert len(pool._transport.routes) <= 4096
+        assert len(pool._transport.routes) <= MAX_ROUTES
+
+
+def test_the_routes_that_are_remembered_are_bounded(scenario: Scenario) -> None:
+    """However many hosts there are, and none of them is forgotten to be reachable."""
+    pool = scenario.pool()
+    for number in range(MAX_ROUTES + 2):
+        route = pool._transport.route(("http", f"{number}.example", 80), None, True, None)
+
+        assert route.key == f"http://{number}.example:80"
+    assert 0 < len(pool._transport.routes) <= MAX_ROUTES
 
 
 def test_hosts_that_fail_leave_nothing(scenario: Scenario) -> None:
