@@ -34,6 +34,7 @@ from sessionpool.exceptions import (
     InvalidProxyURL,
     InvalidSchema,
     InvalidURL,
+    NotSent,
     PoolClosed,
     PoolTimeout,
 )
@@ -130,11 +131,17 @@ class Transport:
                 try:
                     sent = connection.send(head_bytes, body, payload.body_length, timeout.read, deadline)
                     head = connection.read_head(payload.method)
-                except ConnectionBroken:
+                except ConnectionBroken as broken:
                     if not (reused and connection.died_idle and (connection.unsent or _may_resend(payload))):
                         raise
                     self.close_connection(connection, "stale")
-                    connection, reused = self._open(permit, route, timeout, deadline), False
+                    try:
+                        connection, reused = self._open(permit, route, timeout, deadline), False
+                    except NotSent as error:
+                        if connection.unsent:
+                            raise
+                        # Of the second sending that is true, and of the first nobody knows.
+                        raise ConnectionBroken(f"{broken}; and no fresh connection could be had: {error}") from error
                 else:
                     break
             return Reply(

@@ -223,6 +223,29 @@ def test_an_idempotent_request_that_met_the_end_goes_once_more(name: str, method
         assert server.peak == 1
 
 
+def test_what_cannot_go_once_more_may_have_been_sent_all_the_same() -> None:
+    """That no fresh connection can be had is not to say that the server never saw the first sending."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, SessionPool(trust_env=False) as pool:
+        origin = f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+        def serve() -> bytes:
+            peer, _ = listener.accept()
+            with peer:
+                peer.recv(1000)
+                listener.close()
+                peer.sendall(head("Content-Length: 0"))
+                return peer.recv(1000)
+
+        with in_thread(serve) as seen:
+            pool.get(origin)
+            with pytest.raises(ConnectionBroken, match="no fresh connection could be had") as caught:
+                pool.get(f"{origin}/second")
+
+    assert seen.get().startswith(b"GET /second")
+    assert isinstance(caught.value, MaySent)
+    assert "refused" in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ENDS_AT_THE_NEXT_REQUEST)
 @pytest.mark.parametrize("method", ["POST", "PATCH"])
 def test_what_may_have_acted_is_not_sent_again(name: str, method: str) -> None:
