@@ -194,7 +194,24 @@ class Connection:
         """
         if now >= self._expires or now >= self._idle_until or self.uses == self._max_uses:
             return "expired"
-        return "stale" if self._readable() else ""
+        return "stale" if self._readable() and not self._has_but_tickets() else ""
+
+    def _has_but_tickets(self) -> bool:
+        """Readable, after a handshake and before the first request, for nothing but TLS's own: takes that in.
+
+        With TLS 1.3 session tickets follow the handshake (RFC 8446 §4.6.1); usually the first response comes with them.
+        """
+        if self.uses or not isinstance(self._socket, ssl.SSLSocket):
+            return False
+        self._armed_for = self._slice = -1.0
+        try:
+            self._socket.settimeout(0)
+            self._socket.recv(1)
+        except ssl.SSLWantReadError:
+            return True
+        except OSError:
+            pass
+        return False
 
     def rest(self, head: Head, now: float) -> bool:
         """Get ready to lie idle after a complete response; False if this connection has to be closed instead."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Hashable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -16,7 +15,8 @@ if TYPE_CHECKING:
     from sessionpool._ledger import Permit, PoolStats
     from sessionpool._pool import Hold
 
-_HERE: Final = str(Path(__file__).parent)
+# Where a thread is, is told by its innermost line outside of these: not by the line of `ssl` in which it reads.
+_INNER: Final = sys.stdlib_module_names | {__name__.partition(".")[0], "urllib3"}
 
 
 @attrs.frozen
@@ -28,7 +28,9 @@ class LeaseDump:
         thread: Name of the thread that holds it.
         ident: Its ident.
         age: Seconds since it was leased.
-        where: File, line and function that thread is in now, outside of this package; empty if it has ended.
+        where: File, line and function that thread is in now, outside of this package and the standard library; empty
+            if it has ended.
+        ended: The thread has ended: what it left is held by a response that others have.
     """
 
     key: Hashable
@@ -36,6 +38,7 @@ class LeaseDump:
     ident: int | None
     age: float
     where: str
+    ended: bool = False
 
 
 @attrs.frozen
@@ -100,36 +103,51 @@ class PoolDump:
         stats = self.stats
         capacity = "" if stats.capacity is None else f" of {stats.capacity}"
         head = (
-            f"pool {self.name!r}{', suspended' if stats.suspended else ''}: {len(self.leases)} leases, "
-            f"{len(self.waiters)} waiters, {stats.leased + stats.idle}{capacity} connections "
-            f"({stats.leased} leased, {stats.idle} idle)"
+            f"pool {self.name!r}{', suspended: nothing is granted before resume()' if stats.suspended else ''}: "
+            f"{_count(len(self.leases), 'lease')}, {_count(len(self.waiters), 'waiter')}, {stats.leased + stats.idle}"
+            f"{capacity} connections open ({stats.leased} leased, {stats.idle} idle)"
         )
         lines = [head]
+        for key, host in stats.hosts.items():
+            lines.append(
+                f"  host {key}: {host.leased + host.idle} of {host.limit} open ({host.leased} leased, {host.idle} idle)"
+                f", {_count(host.waiting, 'waiter')}"
+            )
         for lease in self.leases:
-            what = "a thread's own or fresh session" if lease.key is None else f"the session of {lease.key!r}"
-            lines.append(f"lease {lease.age:.1f} s: {what}, by {lease.thread}{_at(lease.where)}")
-        lines += [f"waiter {each.age:.1f} s: for {each.what}, {each.thread}{_at(each.where)}" for each in self.waiters]
+            what = "a thread's own or a fresh session" if lease.key is None else f"the session of {lease.key!r}"
+            ended = ", which has ended" if lease.ended else ""
+            lines.append(f"  lease {lease.age:.1f} s: {what}, by {lease.thread}{ended}{_at(lease.where)}")
+        lines += [
+            f"  waiter {each.age:.1f} s: for {each.what}, {each.thread}{_at(each.where)}" for each in self.waiters
+        ]
         for each in self.connections:
-            age = "" if each.age is None else f", {each.age:.1f} s old, used {each.uses} times"
+            age = "" if each.age is None else f", {each.age:.1f} s old, {_count(each.uses, 'use')}"
             who = f", by {each.thread}{_at(each.where)}" if each.thread else ""
-            lines.append(f"connection {each.state} {each.since:.1f} s: {each.host}{age}{who}")
+            lines.append(f"  connection {each.state} {each.since:.1f} s: {each.host}{age}{who}")
         return "\n".join(lines)
 
 
 def take(
     name: str,
+    stats: PoolStats,
     connections: Books[Connection],
     seats: Books[Any],
     holds: Sequence[Hold],
     describe: Callable[[Any], str],
 ) -> PoolDump:
-    """The dump of a pool from its two gates' books and what is held."""
+    """The dump of a pool from its counts, its two gates' books and what is held."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     frames = sys._current_frames()
     now = connections.now
 
     def who(ident: int | None) -> tuple[str, int | None, str]:
         return names.get(ident, "a thread that has ended"), ident, _place(frames.get(ident or 0))
+
+    def lease(hold: Hold) -> LeaseDump:
+        thread = hold.thread
+        ended = not thread.is_alive()  # and its ident may be another's
+        where = "" if ended else _place(frames.get(thread.ident or 0))
+        return LeaseDump(hold.key, thread.name, thread.ident, now - hold.since, where, ended)
 
     def connection(permit: Permit[Connection]) -> ConnectionDump:
         item = permit.item
@@ -140,11 +158,8 @@ def take(
 
     return PoolDump(
         name=name,
-        stats=attrs.evolve(connections.stats, sessions=len(holds)),
-        leases=[
-            LeaseDump(hold.key, hold.thread.name, hold.thread.ident, now - hold.since, who(hold.thread.ident)[2])
-            for hold in sorted(holds, key=lambda hold: hold.since)
-        ],
+        stats=stats,
+        leases=[lease(hold) for hold in sorted(holds, key=lambda hold: hold.since)],
         waiters=[
             WaiterDump(text(permit.key), *who(permit.thread)[:2], now - permit.since, who(permit.thread)[2])
             for text, books in ((describe, seats), (str, connections))
@@ -161,10 +176,16 @@ def take(
 
 
 def _place(frame: Any) -> str:
-    """Where a thread is, outside of this package."""
-    while frame is not None and frame.f_code.co_filename.startswith(_HERE):
+    """Where a thread is, in a user's code if it is in any."""
+    innermost = frame
+    while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in _INNER:
         frame = frame.f_back
+    frame = frame or innermost
     return "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _at(where: str) -> str:

@@ -101,6 +101,17 @@ class Gate(Generic[T]):
             # Closed by the one it made room for, before that one connects: the bound holds at the server too.
             self._close_evicted(permit)
 
+    def claim(self, permit: Permit[T], most: float) -> bool:
+        """Lease a new permit if there is room for one more item; without waiting or closing any; see `Ledger.claim`.
+
+        Raises:
+            PoolClosed: The gate is closed.
+        """
+        with self._settled():
+            if not self._closed:
+                return self._ledger.claim(permit, most, self._clock.now())
+        raise PoolClosed(f"pool {self._name!r} is closed; {self._describe(permit.key)} was not asked")
+
     def release(self, permit: Permit[T], item: T | None = None) -> None:
         """Give a permit back from whatever state it is in, with its item if that can be used again."""
         if permit.evicted is not None:
@@ -211,7 +222,7 @@ class Gate(Generic[T]):
                 return  # Served between the time-out and this lock. It is ours, so use it.
             closed = not self._ledger.withdraw(permit)
             stats = self._ledger.stats(permit.key)  # of ten thousand hosts it would take 10 ms, for each time-out
-            holders = self._ledger.holders(permit.key)
+            holders = [held for held in self._ledger.holders(permit.key) if held.thread]  # not what is being closed
         if closed:
             raise PoolClosed(f"pool {self._name!r} was closed while {self._describe(permit.key)} was waited for")
         waited = self._clock.now() - asked

@@ -83,24 +83,29 @@ class LeakWatch:
     def _run(self) -> None:
         while not self._is_stopped:
             self._clock.wait(self._bell, self._look())
+        self._tell_lost(self._clock.now())  # what was lost just before the end
 
     def _look(self) -> float:
         """Tell what is new; the instant to look again."""
         now = self._clock.now()
         again = now + self._threshold
-        while self._lost:
-            hold = self._lost.popleft()
-            self._tell(hold, now, "was dropped without being released")
+        self._tell_lost(now)
         for hold in list(self._holds):
             due = hold.since + self._threshold
             if due > now:
                 again = min(again, due)
-            elif hold not in self._told:
-                self._told.add(hold)
+            else:
                 self._tell(hold, now, "has not been released")
         return again
 
+    def _tell_lost(self, now: float) -> None:
+        while self._lost:
+            self._tell(self._lost.popleft(), now, "was dropped, or its thread ended, before it was released")
+
     def _tell(self, hold: Hold, now: float, what: str) -> None:
+        if hold in self._told:
+            return
+        self._told.add(hold)
         whose = "a lease" if hold.key is None else f"the lease of {hold.key!r}"
         stack = "".join(hold.stack.format()) if hold.stack else ""
         _log.warning(

@@ -12,8 +12,8 @@ What holds after every call (`tests/test_ledger.py` checks this list against a m
 
 1.  Per key, leased + idle <= limit; over all keys, leased + idle <= total. A leased permit counts from the moment it is
     granted, whether or not its item is open yet. An item that is to be closed counts until it is: it is leased, with a
-    permit of its own, to whoever closes it. When a limit is lowered below what is leased, nothing is idle under it, and
-    nothing is granted under it until it holds again.
+    permit of its own, to whoever closes it. When a limit is lowered below that, exactly what is too much is to be
+    closed, idle items first, then what comes back; until it holds again, no more is open under it than was.
 2.  No one waits in vain: if a key has a waiter, then the ledger is suspended, or none of the key's items is idle and
     either all that its limit allows are leased, or all that the total allows are leased.
 3.  Waiters of one key are served in the order they came. Keys that wait for the total are served in turn.
@@ -70,7 +70,7 @@ class Permit(Generic[T]):
     Attributes:
         key: What the limit counts by.
         identity: Which items it can use.
-        thread: Ident of the thread that asked, or took it over.
+        thread: Ident of the thread that asked, or took it over; 0 for one under which an item is closed.
         bound: Only that thread can give it back; false once it goes with an object that any thread may have.
         item: The item that came with it, or that its holder opened; `None` if there is none yet.
         evicted: The permit of an idle item that made room for this one; the holder closes that item, and returns that
@@ -159,15 +159,21 @@ NOBODY: Final[OrderedDict[Any, None]] = OrderedDict()  # the queue of every host
 class _Host(Generic[T]):
     """One key's permits and items."""
 
-    __slots__ = ("idle", "key", "leased", "limit", "waiters")
+    __slots__ = ("closing", "idle", "key", "leased", "limit", "waiters")
 
     def __init__(self, key: Hashable, limit: int) -> None:
         self.key = key
         self.limit = limit
         self.leased: dict[Permit[T], None] = {}  # in the order granted, so the first is the longest held
+        self.closing = 0  # how many of them are leased to whoever closes their items
         self.idle: list[T] = []  # oldest first
         # Oldest first; O(1) to leave from the middle. Made when somebody waits, for it costs as much as all the rest.
         self.waiters: OrderedDict[Permit[T], None] = NOBODY
+
+    @property
+    def is_full(self) -> bool:
+        """Nothing can be granted by what others give up under the total, only by what comes back here."""
+        return len(self.leased) >= self.limit and not self.idle
 
     @property
     def is_empty(self) -> bool:
@@ -201,7 +207,7 @@ class Ledger(Generic[T]):
         self.opened = 0
         self.reused = 0
         self.suspended = False
-        self._oversized = False  # some limit was lowered below what was leased under it, and may still be
+        self._closing = 0  # how many of the open are to be closed
         self._limit_of = limit_of
         self._hosts: dict[Hashable, _Host[T]] = {}
         self._idle: OrderedDict[T, tuple[_Host[T], float]] = OrderedDict()  # coldest first, over all keys
@@ -229,9 +235,22 @@ class Ledger(Generic[T]):
             host.waiters = OrderedDict()
         host.waiters[permit] = None
         self.waiting += 1
-        if len(host.leased) < host.limit:
+        if not host.is_full:
             self._turns[host] = None
         return False
+
+    def claim(self, permit: Permit[T], most: float, now: float) -> bool:
+        """Lease the permit if there is room for one more item under its key, and under `most`; without waiting.
+
+        Unlike `request` it closes nothing to make room, and takes nothing idle.
+        """
+        host = self._hosts.get(permit.key) or _Host(permit.key, self._limit_of(permit.key))
+        room = len(host.leased) + len(host.idle) < min(host.limit, most) and self.open < self.total
+        if not room or self.suspended:
+            return False
+        self._hosts[permit.key] = host
+        self._open_one(host, permit, now)
+        return True
 
     def release(self, permit: Permit[T], item: T | None, now: float) -> Actions[T]:
         """Take a permit back from whatever state it is in, with its item if that can be used again.
@@ -245,14 +264,15 @@ class Ledger(Generic[T]):
         permit.item = None
         host = self._hosts[permit.key]
         del host.leased[permit]
-        if self._oversized and item is not None and self._is_surplus(host):
-            closing = _closing(permit.key, item)
-            self._lease(host, closing, now)
-            return Actions(close=(closing,))
+        if not permit.thread:  # what it came with has been closed
+            host.closing -= 1
+            self._closing -= permit.weight
         if item is None:
             self.open -= permit.weight
             if not host.leased:
                 self._forget_if_empty(host)
+        elif len(host.leased) - host.closing >= host.limit or self.open - self._closing > self.total:
+            return Actions(close=(self._lease_to_close(item, host, now),))  # a limit has been lowered
         else:
             host.idle.append(item)
             self._idle[item] = (host, now)
@@ -297,17 +317,13 @@ class Ledger(Generic[T]):
         """Change the limits; `limit_of` is asked for each key again. What is leased beyond a limit stays so."""
         self.total, self.max_waiting, self.max_idle = total, max_waiting, max_idle
         close: list[Permit[T]] = []
-        self._oversized = False
         for host in self._hosts.values():
             host.limit = self._limit_of(host.key)
-            surplus = max(len(host.leased) + len(host.idle) - host.limit, 0)
-            self._oversized |= surplus > len(host.idle)
-            close += [self._retire(item, host, now) for item in host.idle[:surplus]]
+            surplus = len(host.leased) - host.closing + len(host.idle) - host.limit
+            close += [self._retire(item, host, now) for item in host.idle[: max(surplus, 0)]]
             if host.waiters:
                 self._turns[host] = None
-        excess = self.open - len(close) - total
-        self._oversized |= excess > len(self._idle)
-        for _ in range(int(min(max(excess, 0), len(self._idle)))):
+        while self._idle and self.open - self._closing > total:
             coldest, (owner, _) = next(iter(self._idle.items()))
             close.append(self._retire(coldest, owner, now))
         return Actions(self._serve(now), close)
@@ -335,7 +351,7 @@ class Ledger(Generic[T]):
         self._hosts.clear()
         self._idle.clear()
         self._turns.clear()
-        self.open = self.waiting = 0
+        self.open = self.waiting = self._closing = 0
         for permit in keep:
             host = self._hosts.setdefault(permit.key, _Host(permit.key, self._limit_of(permit.key)))
             self.open += 1
@@ -385,7 +401,7 @@ class Ledger(Generic[T]):
         served: list[Permit[T]] = []
         while self._turns and not self.suspended:
             host = next(iter(self._turns))
-            if len(host.leased) >= host.limit:
+            if host.is_full:
                 del self._turns[host]  # one of its items is being closed; it comes back with that permit
                 continue
             permit = next(iter(host.waiters))
@@ -395,7 +411,7 @@ class Ledger(Generic[T]):
             self.waiting -= 1
             served.append(permit)
             del self._turns[host]
-            if host.waiters and len(host.leased) < host.limit:
+            if host.waiters and not host.is_full:
                 self._turns[host] = None
         return served
 
@@ -427,17 +443,15 @@ class Ledger(Generic[T]):
         host.leased[permit] = None
         return True
 
+    def _open_one(self, host: _Host[T], permit: Permit[T], now: float) -> None:
+        self.open += 1
+        self.peak = max(self.peak, self.open)
+        self._lease(host, permit, now)
+
     def _lease(self, host: _Host[T], permit: Permit[T], now: float) -> None:
         permit.state = LEASED
         permit.since = now
         host.leased[permit] = None
-
-    def _is_surplus(self, host: _Host[T]) -> bool:
-        """Whether an item that comes back is one more than the limits allow, since they were lowered."""
-        if self.open > self.total or len(host.leased) >= host.limit:
-            return True
-        self._oversized = any(len(each.leased) > each.limit for each in self._hosts.values())
-        return False
 
     def _expire(self, now: float) -> list[Permit[T]]:
         """Have the items closed that have been idle too long.
@@ -457,16 +471,23 @@ class Ledger(Generic[T]):
         """Lease an idle item to whoever closes it."""
         host.idle.remove(item)
         del self._idle[item]
+        return self._lease_to_close(item, host, now)
+
+    def _lease_to_close(self, item: T, host: _Host[T], now: float) -> Permit[T]:
         permit = _closing(host.key, item)
         self._lease(host, permit, now)
+        host.closing += 1
+        self._closing += 1
         return permit
 
     def _pass_on(self, item: T, owner: _Host[T], host: _Host[T], now: float) -> Permit[T]:
         """Lease an idle item of `owner` to whoever closes it, and its place to `host`."""
         permit = self._retire(item, owner, now)
         self.open -= 1
+        self._closing -= 1
         if owner is host:
             del owner.leased[permit]
+            owner.closing -= 1
             permit.state = RETURNED
         else:
             permit.weight = 0

@@ -406,6 +406,9 @@ class SessionPool(Verbs):
             hold.session.owner = get_ident()
             if hold.permit is not None:
                 hold.permit.thread = get_ident()
+        if hold not in self._holds:  # released meanwhile, by a third thread
+            hold.session.owner = NOBODY
+            return False
         return True
 
     def reclaim(self, thread: threading.Thread) -> None:
@@ -550,7 +553,9 @@ class SessionPool(Verbs):
 
         It tells names of threads, hosts and identities, and the places in the code where threads are.
         """
-        return take(self.name, self._transport.disclose(), self._seats.books(), list(self._holds), _describe_seat)
+        connections = self._transport.disclose()
+        stats = attrs.evolve(connections.stats, sessions=len(self._holds), reclaimed=len(self._lost))
+        return take(self.name, stats, connections, self._seats.books(), list(self._holds), _describe_seat)
 
     def resize(self, limits: Limits) -> None:
         """Change the limits: `pool.resize(attrs.evolve(pool.limits, per_host=20))`.

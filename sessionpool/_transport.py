@@ -12,12 +12,13 @@ connection. Nothing is held between attempts.
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import ssl
 import weakref
 from collections.abc import Hashable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from threading import get_ident
 from typing import Any, Protocol
 
@@ -36,7 +37,6 @@ from sessionpool.exceptions import (
     InvalidURL,
     NotSent,
     PoolClosed,
-    PoolTimeout,
 )
 
 MAX_ROUTES = 16384  # a crawler's hosts are many; 200 bytes each, and a route is soon made again
@@ -192,8 +192,8 @@ class Transport:
 
     def refresh(self) -> None:
         """Use no connection again that was opened, or begun to be, before now, nor what certificate files held."""
+        self._connector.forget()  # before counting: who counts from now on finds what the files hold now
         self._generation += 1  # before looking: who has no connection yet will look here when it has
-        self._connector.forget()
         for connection in list(self._connections):
             connection.retire()
         self.gate.evict()
@@ -204,16 +204,21 @@ class Transport:
         Raises:
             ConnectionError, Timeout: One could not be opened; the others stay.
         """
-        stats = self.stats()
-        host = stats.hosts.get(route.key)
-        there, limit = (0, self._limit_for(route.key)) if host is None else (host.leased + host.idle, host.limit)
-        free = self.limits.total - stats.leased - stats.idle
-        missing = min((limit if wanted is None else wanted) - there, limit - there, free)
-        if missing <= 0:
-            return 0
-        with ThreadPoolExecutor(min(missing, 16), f"sessionpool-{self.name}-warm-up") as executor:
-            opening = [executor.submit(self._open_idle, route, timeout) for _ in range(missing)]
-        return sum(each.result() for each in opening)
+        permits: list[Permit[Connection]] = []
+        try:
+            while True:
+                permits.append(Permit(route.key, route.identity, get_ident()))
+                if not self.gate.claim(permits[-1], math.inf if wanted is None else wanted):
+                    break
+            opening: list[Future[None]] = []
+            with ThreadPoolExecutor(16, f"sessionpool-{self.name}-warm-up") as executor:
+                opening += [executor.submit(self._open_idle, permit, route, timeout) for permit in permits[:-1]]
+        finally:
+            for permit in permits:  # of those begun all have been given back; to do it twice is harmless
+                self.gate.release(permit)
+        for each in opening:
+            each.result()
+        return len(opening)
 
     def restart(self) -> None:
         """Begin anew in a forked process, without a connection; those inherited are the parent's."""
@@ -292,23 +297,18 @@ class Transport:
                 self.watch.drop()
         return connection
 
-    def _open_idle(self, route: Route, timeout: Timeout) -> bool:
-        """Open a connection and leave it idle; false if there is no room for it."""
-        # An identity of its own: what lies idle already is not what is wanted.
-        permit: Permit[Connection] = Permit(route.key, object(), get_ident())
+    def _open_idle(self, permit: Permit[Connection], route: Route, timeout: Timeout) -> None:
+        """Open a connection for this permit and leave it idle."""
+        permit.thread = get_ident()
         connection = None
         try:
-            self.gate.acquire(permit, 0.0, NEVER)
             opened = self._open(permit, route, timeout, NEVER)
             opened.lie_idle(self.clock.now())
             connection = opened
-        except PoolTimeout:
-            return False
         finally:
             if connection is None and permit.item is not None:
                 self.close_connection(permit.item, "broken")
             self.gate.release(permit, connection)
-        return True
 
     def _limit_for(self, key: Hashable) -> int:
         if not self.limits.overrides:

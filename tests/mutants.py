@@ -115,8 +115,8 @@ MUTANTS: Final = (
     Mutant(
         "an item that is being closed counts until it is",
         "_ledger.py",
-        "        permit = _closing(host.key, item)\n        self._lease(host, permit, now)\n        return permit\n",
-        "        permit = _closing(host.key, item)\n        self.open -= 1\n        return permit\n",
+        "        permit = _closing(host.key, item)\n        self._lease(host, permit, now)\n",
+        "        permit = _closing(host.key, item)\n        self._lease(host, permit, now)\n        self.open -= 1\n",
         LEDGER,
     ),
     Mutant(
@@ -238,8 +238,8 @@ MUTANTS: Final = (
     Mutant(
         "what comes back beyond a lowered limit is closed",
         "_ledger.py",
-        "if self.open > self.total or len(host.leased) >= host.limit:",
-        "if False:",
+        "elif len(host.leased) - host.closing >= host.limit or self.open - self._closing > self.total:",
+        "elif False:",
         LEDGER + LIFE,
     ),
     Mutant(
@@ -288,7 +288,7 @@ MUTANTS: Final = (
     Mutant(
         "readable while idle means stale",
         "_connection.py",
-        '        return "stale" if self._readable() else ""',
+        '        return "stale" if self._readable() and not self._has_but_tickets() else ""',
         '        return ""',
         ("tests/scenarios", "tests/with_server/test_faults.py", "tests/with_server/test_exchange.py"),
     ),

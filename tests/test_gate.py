@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from sessionpool._clock import NEVER, SYSTEM_CLOCK, Baton, Clock, Deadline
-from sessionpool._gate import Gate
+from sessionpool._gate import Books, Gate
 from sessionpool._ledger import LEASED, RETURNED, Actions, Ledger, Permit, PoolStats
-from sessionpool.exceptions import PoolClosed, PoolQueueFull, PoolTimeout
+from sessionpool.exceptions import PoolClosed, PoolDeadlockError, PoolQueueFull, PoolTimeout
 from sessionpool.testing import FakeClock
 from tests.helpers import PATIENCE, Interrupt, InThread, Thing, WatchedClock, eventually, in_thread
 
@@ -875,6 +875,409 @@ def test_the_items_in_use_are_told() -> None:
     assert unopened.state is LEASED
 
 
+# --- suspended ---
+
+
+def test_nothing_is_granted_while_suspended(clock: WatchedClock) -> None:
+    """What is free is not given out, what comes back serves nobody; afterwards who waited goes first, in order."""
+    gate = a_gate(per_key=2, clock=clock)
+    held = take(gate)
+    gate.suspend()
+    with in_queue(gate) as first, in_queue(gate) as second, in_queue(gate) as third:
+        gate.release(held, Thing())
+        assert gate.stats().suspended
+        assert not any(call.is_done for call in (first, second, third))
+        gate.resume()
+        eventually(lambda: first.is_done and second.is_done)
+        assert (third.is_done, gate.stats().suspended) == (False, False)
+        gate.release(first.get())
+    gate.release(second.get())
+    gate.release(third.get())
+
+    audit(gate, limit=2)
+
+
+def test_a_suspension_leaves_nobody_behind() -> None:
+    """Threads that come and go through many suspensions are all served."""
+    gate = a_gate(per_key=3)
+    ended = threading.Event()
+
+    def use() -> None:
+        for _ in range(200):
+            gate.release(take(gate), Thing())
+
+    def disturb() -> None:
+        while not ended.is_set():
+            gate.suspend()
+            gate.resume()
+
+    with in_thread(disturb) as disturbing:
+        for call in [in_thread(use) for _ in range(6)]:
+            call.get()
+        ended.set()
+    disturbing.get()
+
+    audit(gate, limit=3)
+
+
+def test_a_time_out_names_the_suspension(clock: WatchedClock) -> None:
+    """Whoever waited in vain while there was room is told why, in words and as `.stats`."""
+    gate = a_gate(per_key=2, clock=clock, name="crawl")
+    gate.suspend()
+    with in_queue(gate, timeout=2.0) as call:
+        clock.advance(2.0)
+
+    assert isinstance(call.error, PoolTimeout)
+    assert str(call.error) == (
+        "no permit for a came free within 2 s (Timeout.pool=2 s) in pool 'crawl': none open; over all hosts 0 of 100 "
+        "open; the pool is suspended"
+    )
+    assert call.error.stats is not None
+    assert call.error.stats.suspended
+    gate.resume()
+    audit(gate, limit=2)
+
+
+def test_what_is_free_is_not_had_at_once_while_suspended() -> None:
+    """With a time-out of 0 neither."""
+    gate = a_gate()
+    gate.release(take(gate), Thing())
+    gate.suspend()
+    with pytest.raises(PoolTimeout, match=r"0 of 1 leased, 1 idle, .*; the pool is suspended$"):
+        take(gate, timeout=0.0)
+
+    gate.resume()
+    assert take(gate, timeout=0.0).item is not None
+
+
+def test_closing_ends_a_suspension_with_an_error() -> None:
+    """Who waits for `resume` hears of `close`, and so does who comes later."""
+    gate = a_gate()
+    gate.suspend()
+    with in_queue(gate, timeout=None) as call:
+        gate.close()
+    gate.resume()
+
+    assert isinstance(call.error, PoolClosed)
+    with pytest.raises(PoolClosed):
+        take(gate)
+
+
+def test_evicting_while_suspended() -> None:
+    """What was idle before the suspension is closed, and who waited opens its own: so `refresh` may come in between."""
+    closed: list[tuple[Thing, str]] = []
+    gate = a_gate(close=lambda thing, reason: closed.append((thing, reason)))
+    thing = Thing()
+    gate.release(take(gate), thing)
+    gate.suspend()
+    with in_queue(gate) as call:
+        gate.evict()
+        assert closed == [(thing, "expired")]
+        assert not call.is_done
+        gate.resume()
+
+    assert call.get().item is None
+    gate.release(call.get())
+    audit(gate)
+
+
+# --- limits that change ---
+
+
+def test_raising_a_limit_serves_who_waits_in_order(clock: WatchedClock) -> None:
+    """At once, without a release; the rest wait on."""
+    limits = {"a": 1}
+    gate = a_gate(limits, clock=clock)
+    held = take(gate)
+    with in_queue(gate) as first, in_queue(gate) as second, in_queue(gate) as third:
+        limits["a"] = 3
+        gate.resize(100, max_waiting=None, max_idle=math.inf)
+        eventually(lambda: first.is_done and second.is_done)
+        assert not third.is_done
+        gate.release(held)
+    for call in (first, second, third):
+        gate.release(call.get())
+
+    audit(gate, limit=3)
+
+
+def test_raising_the_total_serves_who_waits() -> None:
+    """Also those that wait for the total."""
+    gate = a_gate(total=1)
+    held = take(gate, "a")
+    with in_queue(gate, "b") as call:
+        gate.resize(2, max_waiting=None, max_idle=math.inf)
+    gate.release(held)
+    gate.release(call.get())
+
+    assert gate.stats().capacity == 2
+
+
+def test_lowering_a_limit_closes_what_is_idle_too_much() -> None:
+    """In the thread that resizes, outside the lock, and told as evicted; the newest stay."""
+    closed: list[tuple[Thing, str, int, bool]] = []
+    limits = {"a": 3}
+    gate = a_gate(limits, close=lambda *about: closed.append((*about, get_ident(), gate._lock.locked())))
+    things = [Thing(), Thing(), Thing()]
+    for permit, thing in zip([take(gate) for _ in things], things, strict=True):
+        gate.release(permit, thing)
+    limits["a"] = 1
+    gate.resize(100, max_waiting=None, max_idle=math.inf)
+
+    assert closed == [(thing, "evicted", get_ident(), False) for thing in things[:2]]
+    assert gate.stats().hosts["a"].idle == 1
+    audit(gate)
+
+
+def test_a_limit_lowered_below_what_is_leased(clock: WatchedClock) -> None:
+    """Nothing in use is touched; what comes back is closed until the limit holds, nobody is let in before that, and who
+    times out meanwhile is told of more leased than may be."""
+    closed: list[Thing] = []
+    limits = {"a": 3}
+    gate = a_gate(limits, clock=clock, close=lambda thing, reason: closed.append(thing))
+    permits = [take(gate) for _ in range(3)]
+    for permit in permits:
+        permit.item = Thing()
+    things = [permit.item for permit in permits]
+    limits["a"] = 1
+    gate.resize(100, max_waiting=None, max_idle=math.inf)
+    with in_queue(gate, timeout=2.0) as late, in_queue(gate, timeout=None) as patient:
+        clock.advance(2.0)
+        eventually(lambda: late.is_done)
+        for permit in permits[:2]:
+            gate.release(permit, permit.item)
+        assert closed == things[:2]
+        assert not patient.is_done
+        gate.release(permits[2], permits[2].item)
+
+    assert "3 of 1 leased, 0 idle, 1 more waiting" in str(late.error)
+    assert patient.get().item is things[2]
+    gate.release(patient.get())
+    audit(gate)
+
+
+def test_what_is_being_closed_is_not_what_is_held_longest() -> None:
+    """An item that is about to be gone is nobody's leak: whoever has one in use is named."""
+    closing, go_on = threading.Event(), threading.Event()
+
+    def close(thing: Thing, reason: str) -> None:
+        closing.set()
+        assert go_on.wait(PATIENCE)
+
+    gate = a_gate(per_key=2, close=close)
+    gate.release(take(gate), Thing())
+    with in_thread(gate.evict):
+        assert closing.wait(PATIENCE)
+        held = take(gate, thread=get_ident())
+        with pytest.raises(PoolTimeout, match=r"2 of 2 leased, .*; held longest: \S+ s, by MainThread$"):
+            take(gate, timeout=0.0)
+        go_on.set()
+    gate.release(held)
+
+    audit(gate, limit=2)
+
+
+def test_how_many_may_wait_can_be_changed() -> None:
+    """From then on; who waits already is not sent away."""
+    gate = a_gate()
+    held = take(gate)
+    with in_queue(gate) as first, in_queue(gate) as second:
+        gate.resize(100, max_waiting=1, max_idle=math.inf)
+        with pytest.raises(PoolQueueFull, match="1 threads are waiting already"):
+            take(gate)
+        gate.release(held)
+        gate.release(first.join().get())
+    gate.release(second.get())
+
+
+# --- a thread that waits for itself ---
+
+
+def test_whoever_would_wait_for_itself_is_told_at_once(clock: WatchedClock) -> None:
+    """With what it holds, and what to do; it leaves the queue, and what it holds stays its own."""
+    gate = a_gate(per_key=2, clock=clock, name="crawl", remedy="close a response")
+    own = [take(gate, thread=get_ident()) for _ in range(2)]
+    with pytest.raises(PoolDeadlockError) as caught:
+        gate.acquire(new(thread=get_ident()), None, NEVER)
+
+    assert str(caught.value) == (
+        "pool 'crawl': a could only come from this thread itself, which holds all there is (2) and would wait for "
+        "ever; close a response"
+    )
+    assert (gate.stats().waiting, gate.stats().leased, own[0].state) == (0, 2, LEASED)
+    for permit in own:
+        gate.release(permit)
+    audit(gate, limit=2)
+
+
+def test_whoever_shares_with_others_waits(clock: WatchedClock) -> None:
+    """Another thread may give back what it holds, so there is something to wait for."""
+    gate = a_gate(per_key=2, clock=clock)
+    own, other = take(gate, thread=7), take(gate)
+    with in_queue(gate, thread=7, timeout=None) as call:
+        gate.release(other)
+
+    gate.release(call.get())
+    gate.release(own)
+    audit(gate, limit=2)
+
+
+def test_whoever_does_not_wait_does_not_wait_for_itself() -> None:
+    """With a time-out of 0 it takes what is free, and is told that nothing is."""
+    gate = a_gate()
+    own = take(gate, thread=get_ident())
+    with pytest.raises(PoolTimeout, match=r"1 held by this very thread"):
+        take(gate, thread=get_ident(), timeout=0.0)
+    with pytest.raises(PoolTimeout):
+        take(gate, thread=get_ident(), deadline=Deadline.after(0.0, SYSTEM_CLOCK.now(), "Timeout.total"))
+
+    gate.release(own)
+    audit(gate)
+
+
+def test_what_a_finalizer_gave_up_is_not_held() -> None:
+    """A permit in the inbox, where it lies because the lock was taken just then, is taken back before anybody is
+    refused."""
+    gate = a_gate()
+    lost = take(gate, thread=get_ident())
+
+    class Busy:
+        """A lock that another thread has whenever a finalizer comes by, and never when somebody waits for it."""
+
+        def __init__(self, lock: Any) -> None:
+            self._lock = lock
+
+        def __enter__(self) -> None:
+            self._lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            self._lock.release()
+
+        def acquire(self, blocking: bool = True) -> bool:
+            return blocking and bool(self._lock.acquire())
+
+        def release(self) -> None:
+            self._lock.release()
+
+    gate._lock = Busy(gate._lock)  # type: ignore[assignment]
+    gate.abandon(lost)
+    assert lost.state is LEASED
+    again = take(gate, thread=get_ident(), timeout=PATIENCE)
+
+    assert (lost.state, again.state) == (RETURNED, LEASED)
+    gate.release(again)
+    audit(gate)
+
+
+def test_a_response_may_be_read_by_whoever_is_there(clock: WatchedClock) -> None:
+    """A permit that goes with a response is no deadlock while there is another thread, which may have the response;
+    where there is none it is."""
+    gate = a_gate(clock=clock)
+    held = take(gate, thread=get_ident())
+    held.bound = False
+    go_on = threading.Event()
+
+    def give_back_once_it_waits() -> None:
+        waiting(gate)
+        gate.release(held)
+        assert go_on.wait(PATIENCE)  # so that there is another thread for as long as one waits
+
+    with in_thread(give_back_once_it_waits):
+        again = take(gate, thread=get_ident(), timeout=None)
+        go_on.set()
+    assert again.state is LEASED
+    again.bound = False
+    eventually(lambda: threading.active_count() == 1)
+    with pytest.raises(PoolDeadlockError):
+        take(gate, thread=get_ident(), timeout=None)
+
+    gate.release(again)
+    audit(gate)
+
+
+def test_a_suspension_is_no_deadlock(clock: WatchedClock) -> None:
+    """Whoever waits while suspended waits for `resume`, even if it holds all there is: its time ends the wait."""
+    gate = a_gate(clock=clock)
+    held = take(gate, thread=7)
+    gate.suspend()
+    with in_queue(gate, thread=7, timeout=2.0) as call:
+        clock.advance(2.0)
+
+    assert isinstance(call.error, PoolTimeout)
+    gate.resume()
+    gate.release(held)
+    audit(gate)
+
+
+def test_a_limit_lowered_to_what_one_holds_is_found(clock: WatchedClock) -> None:
+    """A thread that holds more than may be now, and wants another, would wait for itself."""
+    limits = {"a": 3}
+    gate = a_gate(limits, clock=clock)
+    own = [take(gate, thread=get_ident()) for _ in range(2)]
+    limits["a"] = 1
+    gate.resize(100, max_waiting=None, max_idle=math.inf)
+    with pytest.raises(PoolDeadlockError, match=r"holds all there is \(2\)"):
+        take(gate, thread=get_ident(), timeout=None)
+
+    for permit in own:
+        gate.release(permit)
+    audit(gate)
+
+
+# --- everything at one moment, and a new beginning ---
+
+
+def test_the_books_tell_everything_at_one_moment(clock: WatchedClock) -> None:
+    """Leased, idle, waiting and the counts, all taken under one lock."""
+    gate = a_gate(per_key=1, clock=clock)
+    clock.advance(1.0)
+    thing = Thing()
+    gate.release(take(gate, "b"), thing)
+    clock.advance(1.0)
+    held = take(gate)
+    with in_queue(gate) as call:
+        clock.advance(1.0)
+        books = gate.books()
+        (waiter,) = books.waiting
+        gate.release(held)
+
+    assert (books.now, books.leased, books.idle) == (3.0, [held], [("b", thing, 1.0)])
+    assert (books.stats.leased, books.stats.idle, books.stats.waiting) == (1, 1, 1)
+    assert waiter is call.get()
+    gate.release(waiter)
+
+
+def test_a_new_beginning_as_after_a_fork() -> None:
+    """Whatever the other threads were doing, whether one held the lock or lay in the inbox: only what is kept is leased
+    afterwards, and all else can be had."""
+    gate = a_gate(per_key=2)
+    kept, gone, idle = take(gate, thread=get_ident()), take(gate), take(gate, "b")
+    gate.release(idle, Thing())
+    gate._lock.acquire()  # by a thread that is not there to free it
+    gate.abandon(gone)
+    gate.restart([kept])
+    assert not gate._lock.locked()
+    assert (gate.stats().leased, gate.stats().idle, kept.state, gone.state) == (1, 0, LEASED, RETURNED)
+    gate.release(gone)
+    second = take(gate, timeout=0.0)
+    with pytest.raises(PoolTimeout):
+        take(gate, timeout=0.0)
+
+    gate.release(second)
+    gate.release(kept)
+    audit(gate, limit=2)
+
+
+def test_a_new_beginning_leaves_a_closed_gate_closed() -> None:
+    """And what is left in the inbox is nobody's: it would come back twice."""
+    gate = a_gate()
+    gate.close()
+    gate.restart()
+
+    with pytest.raises(PoolClosed):
+        take(gate)
+
+
 # --- finalizers ---
 
 
@@ -946,6 +1349,22 @@ class Trap(Ledger[Thing]):
         self.spring("withdraw")
         return super().withdraw(permit)
 
+    def resume(self, now: float) -> Actions[Thing]:
+        self.spring("resume")
+        return super().resume(now)
+
+    def resize(self, total: float, *, max_waiting: int | None, max_idle: float, now: float) -> Actions[Thing]:
+        self.spring("resize")
+        return super().resize(total, max_waiting=max_waiting, max_idle=max_idle, now=now)
+
+    def evict(self, now: float) -> Actions[Thing]:
+        self.spring("evict")
+        return super().evict(now)
+
+    def own_in_the_way(self, permit: Permit[Thing], *, alone: bool) -> int:
+        self.spring("own_in_the_way")
+        return super().own_in_the_way(permit, alone=alone)
+
     def leased(self) -> Iterator[Permit[Thing]]:
         self.spring("leased")
         return super().leased()
@@ -970,6 +1389,17 @@ def wait_in_vain(gate: Gate[Thing]) -> None:
         take(gate, "other", timeout=0.0)
 
 
+def wait_for_oneself(gate: Gate[Thing]) -> None:
+    held = take(gate, "mine", thread=get_ident())
+    with pytest.raises(PoolDeadlockError):
+        take(gate, "mine", thread=get_ident())
+    gate.release(held)
+
+
+def same_size(gate: Gate[Thing]) -> None:
+    gate.resize(100, max_waiting=None, max_idle=math.inf)
+
+
 def open_one(gate: Gate[Thing]) -> None:
     gate.note_opened(unusable=False)
 
@@ -984,8 +1414,16 @@ def open_one(gate: Gate[Thing]) -> None:
         ("note_opened", open_one),
         ("leased", Gate.leased_items),
         ("stats", Gate.stats),
+        ("stats", Gate.books),
+        ("resume", Gate.resume),
+        ("resize", same_size),
+        ("evict", Gate.evict),
+        ("own_in_the_way", wait_for_oneself),
     ],
-    ids=["granted", "queued", "refused", "timed out", "opened", "leased items", "stats"],
+    ids=[
+        *("granted", "queued", "refused", "timed out", "opened", "leased items", "stats", "books", "resumed"),
+        *("resized", "evicted", "deadlock"),
+    ],
 )
 def test_a_finalizer_inside_a_critical_section(call: str, action: Callable[[Gate[Thing]], object]) -> None:
     """Abandoned while this very thread holds the lock, a permit is given back when the lock is free again: a waiter
@@ -1077,7 +1515,7 @@ class Shadow:
     """
 
     def __init__(self, limits: dict[str, int], total: int) -> None:
-        self.limits = limits
+        self.limits = dict(limits)
         self.total = total
         self.open: dict[Thing, str] = {}
         self.leased = Counter[str]()
@@ -1109,11 +1547,90 @@ class Shadow:
             del self.open[thing]
 
 
-def use_at_random(gate: Gate[Thing], shadow: Shadow, seed: int, calls: int) -> Counter[str]:
-    """Take permits and do with them whatever can be done; what came of it."""
+class Resizer:
+    """Changes a gate's limits, and its shadow's with them. Thread-safe: one does it at a time.
+
+    The shadow never counts more than the ledger does, because things are opened after their grant and closed before
+    their return. So a raised limit applies to it before, and a lowered one once the ledger has come down to that: from
+    then on it must not be exceeded.
+    """
+
+    def __init__(self, gate: Gate[Thing], shadow: Shadow, limits: dict[str, int], max_waiting: int | None) -> None:
+        self._gate = gate
+        self._shadow = shadow
+        self._limits = limits  # what the gate asks for
+        self._total = shadow.total
+        self._max_waiting = max_waiting
+        self._lock = threading.Lock()
+        self.most = shadow.total
+        self.tightened = 0
+
+    def resize(self, limits: dict[str, int], total: int) -> None:
+        with self._lock:
+            for key, limit in limits.items():
+                self._shadow.limits[key] = max(self._shadow.limits[key], limit)
+            self._shadow.total = max(self._shadow.total, total)
+            self.most = max(self.most, total)
+            self._limits.update(limits)
+            self._total = total
+            self._gate.resize(total, max_waiting=self._max_waiting, max_idle=math.inf)
+
+    def tighten(self) -> None:
+        """From now on the shadow holds the gate to those limits that it has come down to."""
+        with self._lock:
+            books = self._gate.books()
+            self._check(books)
+            stats = books.stats
+            for key, limit in self._limits.items():
+                host = stats.hosts.get(key)
+                if (host is None or host.leased + host.idle <= limit) and self._shadow.limits[key] != limit:
+                    self._shadow.limits[key] = limit
+                    self.tightened += 1
+            if stats.leased + stats.idle <= self._total:
+                self._shadow.total = self._total
+
+    def _check(self, books: Books[Thing]) -> None:
+        """What the ledger says of itself: nothing idle is too much, and nobody waits for what could be had."""
+        in_use = Counter(str(permit.key) for permit in books.leased if permit.thread)
+        idle = Counter(str(key) for key, _, _ in books.idle)
+        waiting = {str(permit.key) for permit in books.waiting}
+        assert not idle or in_use.total() + idle.total() <= self._total
+        for key, limit in self._limits.items():
+            assert not idle[key] or in_use[key] + idle[key] <= limit
+            if key in waiting:
+                assert not idle[key]
+                assert books.stats.hosts[key].leased >= limit or books.stats.leased >= self._total
+
+    def suspend_and_resume(self) -> None:
+        with self._lock:
+            self._gate.suspend()
+            assert self._gate.stats().suspended
+            time.sleep(0)
+            self._gate.resume()
+
+    def disturb(self, rng: random.Random) -> str:
+        """One of the things that may happen to a gate as a whole."""
+        what = rng.choice(["resize", "tighten", "tighten", "tighten", "suspend", "evict"])
+        if what == "resize":
+            self.resize({key: rng.randint(1, 4) for key in self._limits}, rng.randint(1, 6))
+        elif what == "tighten":
+            self.tighten()
+        elif what == "suspend":
+            self.suspend_and_resume()
+        else:
+            self._gate.evict()
+        return what
+
+
+def use_at_random(
+    gate: Gate[Thing], shadow: Shadow, seed: int, calls: int, resizer: Resizer | None = None
+) -> Counter[str]:
+    """Take permits and do with them whatever can be done, and with the gate too; what came of it."""
     rng = random.Random(seed)
     seen = Counter[str]()
     for _ in range(calls):
+        if resizer is not None and rng.random() < 0.2:
+            seen[resizer.disturb(rng)] += 1
         permit = new(rng.choice(list(shadow.limits)), rng.choice(["plain", "plain", "tls"]))
         try:
             gate.acquire(permit, rng.choice([0.0, 1e-6, 1e-4, 1e-3, None, None]), NEVER)
@@ -1145,12 +1662,14 @@ def use_at_random(gate: Gate[Thing], shadow: Shadow, seed: int, calls: int) -> C
     return seen
 
 
-def by_eight(gate: Gate[Thing], shadow: Shadow, seed: int, calls: int) -> list[InThread[Counter[str]]]:
+def by_eight(
+    gate: Gate[Thing], shadow: Shadow, seed: int, calls: int, resizer: Resizer | None = None
+) -> list[InThread[Counter[str]]]:
     """Eight threads that use the gate at random; if one fails, the gate is closed, so that the others end."""
 
     def use(seed: int) -> Counter[str]:
         try:
-            return use_at_random(gate, shadow, seed, calls)
+            return use_at_random(gate, shadow, seed, calls, resizer)
         except BaseException:
             gate.close()
             raise
@@ -1161,21 +1680,44 @@ def by_eight(gate: Gate[Thing], shadow: Shadow, seed: int, calls: int) -> list[I
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("max_waiting", [None, 3])
 def test_any_use_keeps_the_bound_and_loses_nothing(seed: int, max_waiting: int | None) -> None:
-    """Eight threads do everything at random: at every instant no more is open than may be, and at the end nothing is
-    in use, nobody waits, and all permits are free."""
+    """Eight threads do everything at random, limits that change, suspensions and evictions included: at every instant
+    no more is open than may be, and at the end nothing is in use, nobody waits, and all permits are free."""
     limits = {"a": 1, "b": 2, "c": 3}
     shadow = Shadow(limits, total=4)
     gate = a_gate(limits, 4, close=shadow.close, max_waiting=max_waiting)
+    resizer = Resizer(gate, shadow, limits, max_waiting)
+    calls = by_eight(gate, shadow, seed, 200, resizer)
+    seen = sum((call.get() for call in calls), Counter[str]())
+    stats = gate.stats()
+
+    disturbances = ("resize", "tighten", "suspend", "evict")
+    assert seen.total() - sum(seen[what] for what in disturbances) == 1600
+    assert min(seen[what] for what in ("release", "discard", "abandon", "release twice", *disturbances)) > 0
+    assert resizer.tightened > 0
+    assert (stats.leased, stats.waiting, stats.idle) == (0, 0, len(shadow.open))
+    assert stats.peak <= resizer.most
+    for key, limit in limits.items():
+        assert stats.hosts.get(key) is None or stats.hosts[key].idle <= limit
+    assert stats.idle <= (stats.capacity or 0)
+    gate.resize(100, max_waiting=None, max_idle=math.inf)
+    for key, limit in limits.items():
+        audit(gate, key, limit)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_any_use_under_fixed_limits_keeps_them_at_every_instant(seed: int) -> None:
+    """The same while nothing changes: the bound is exact from the first moment to the last."""
+    limits = {"a": 1, "b": 2, "c": 3}
+    shadow = Shadow(limits, total=4)
+    gate = a_gate(limits, 4, close=shadow.close)
     calls = by_eight(gate, shadow, seed, 200)
     seen = sum((call.get() for call in calls), Counter[str]())
     stats = gate.stats()
 
     assert seen.total() == 1600
-    assert min(seen[end] for end in ("release", "discard", "abandon", "release twice")) > 0
     assert (stats.leased, stats.waiting, stats.idle) == (0, 0, len(shadow.open))
     assert stats.peak <= 4
     for key, limit in limits.items():
-        gate._ledger.max_waiting = None
         audit(gate, key, limit)
 
 

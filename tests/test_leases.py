@@ -10,6 +10,7 @@ import gc
 import pickle
 import random
 import socket
+import sys
 import threading
 import time
 import weakref
@@ -25,11 +26,13 @@ from sessionpool import Limits, Session, SessionPool, Timeout
 from sessionpool._clock import Baton
 from sessionpool._pool import CloseReport
 from sessionpool.exceptions import (
+    ConnectError,
     LeaseReleasedError,
     MissingSchema,
     PoolClosed,
     PoolDeadlockError,
     PoolTimeout,
+    StreamConsumedError,
     WrongThreadError,
 )
 from sessionpool.testing import FakeClock
@@ -154,7 +157,7 @@ def test_nested_leases_may_end_in_any_order(pool: SessionPool) -> None:
 
 
 def test_a_session_ends_with_its_thread(pool: SessionPool) -> None:
-    """Ten thousand short-lived threads leave no session behind."""
+    """Short-lived threads leave no session behind."""
     sessions = weakref.WeakSet[Session]()
 
     def work() -> None:
@@ -537,6 +540,35 @@ def test_releasing_twice_is_harmless(pool: SessionPool) -> None:
     nothing_is_leased(pool)
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_two_threads_may_release_at_once(pool: SessionPool, nested: bool) -> None:
+    """However they meet, it counts as one release, also of a lease within a lease."""
+    for _ in range(200):
+        outer = pool.lease() if nested else None
+        lease = pool.lease()
+        calls = [in_thread(lease.release), in_thread(lease.release)]
+        for call in calls:
+            call.get()
+        if outer is not None:
+            use(outer.session)
+            outer.release()
+
+    nothing_is_leased(pool)
+
+
+def test_a_release_that_was_counted_twice_spoils_nothing(pool: SessionPool) -> None:
+    """Two threads that find the lease still held, where there is no GIL: its session is leased anew afterwards."""
+    lease = pool.lease()
+    hold = lease._hold
+    assert hold is not None
+    lease.release()
+    pool.end(hold)
+
+    with pool.lease() as session:
+        use(session)
+    nothing_is_leased(pool)
+
+
 def test_any_thread_may_release(pool: SessionPool) -> None:
     """Who gives back need not be who took."""
     lease = pool.lease("ada")
@@ -601,6 +633,338 @@ def test_a_lease_of_a_thread_that_ended_is_given_back(pool: SessionPool) -> None
         call.error = None
         gc.collect()
         leased(pool, "ada", timeout=PATIENCE)
+
+    nothing_is_leased(pool)
+
+
+# --- threads that end ---
+
+
+def kept_by_an_ended_thread(function: Callable[[], Any]) -> Any:
+    """What a function returned in a thread that has ended; the test keeps it, so that nothing is lost by dropping."""
+    return in_thread(function).get()
+
+
+@pytest.mark.parametrize("sessions", [None, 2])
+@pytest.mark.parametrize("kwargs", [{}, {"fresh": True}, {"key": "ada"}], ids=["own", "fresh", "named"])
+def test_a_thread_that_ends_gives_back_what_it_holds(
+    make_pool: Callable[..., SessionPool], kwargs: dict[str, Any], sessions: int | None
+) -> None:
+    """A lease ends with its thread though others still refer to it, with or without a seat; and it says so."""
+    pool = make_pool(limits=Limits(sessions=sessions))
+    lease = kept_by_an_ended_thread(lambda: pool.lease(**kwargs))
+
+    nothing_is_leased(pool)
+    assert pool.stats().reclaimed == 1
+    with pytest.raises(LeaseReleasedError):
+        use(lease.session)
+    with pytest.raises(LeaseReleasedError):
+        lease.transfer()
+    with pool.lease(**kwargs) as session:
+        lease.release()
+        use(session)
+    nothing_is_leased(pool)
+
+
+def test_a_thread_that_ends_gives_back_all_it_holds(make_pool: Callable[..., SessionPool]) -> None:
+    """Nested leases count as one, and every other for itself."""
+    pool = make_pool(limits=Limits(sessions=5))
+    kept = kept_by_an_ended_thread(
+        lambda: [pool.lease(), pool.lease(), pool.lease("ada"), pool.lease("bob"), pool.lease(fresh=True)]
+    )
+
+    nothing_is_leased(pool)
+    assert pool.stats().reclaimed == 4
+    for lease in kept:
+        lease.release()
+    assert pool.stats().reclaimed == 4
+
+
+def test_whoever_waits_gets_what_an_ending_thread_held(pool: SessionPool) -> None:
+    """At once, and with the cookies that the identity has."""
+    go_on = threading.Event()
+    kept: list[Any] = []
+
+    def hold() -> None:
+        kept.append(pool.lease("ada"))
+        kept[0].session.cookies["who"] = "ada"
+        assert go_on.wait(PATIENCE)
+
+    with in_thread(hold):
+        eventually(lambda: kept)
+        with in_queue(pool, "ada", timeout=None, then=lambda session: session.cookies["who"]) as call:
+            go_on.set()
+
+    assert call.get() == "ada"
+    nothing_is_leased(pool)
+
+
+def test_a_thread_that_ends_ends_only_its_own(pool: SessionPool, elsewhere: Callable[..., Any]) -> None:
+    """What others hold stays theirs."""
+    here, there = pool.lease("ada"), elsewhere(pool.lease, "bob")
+    kept = kept_by_an_ended_thread(lambda: pool.lease("eve"))
+
+    assert pool.stats().sessions == 2
+    use(here.session)
+    with pytest.raises(WrongThreadError):
+        use(there.session)
+    for lease in (here, there, kept):
+        lease.release()
+    nothing_is_leased(pool)
+
+
+def test_a_lease_handed_over_lives_on_with_its_heir(pool: SessionPool) -> None:
+    """The giver's end does not matter to it any more; the heir's does."""
+    leases: list[Any] = []
+    given, go_on = threading.Event(), threading.Event()
+
+    def give() -> None:
+        leases.extend([pool.lease("ada"), pool.lease()])
+        assert given.wait(PATIENCE)
+
+    def inherit() -> None:
+        eventually(lambda: len(leases) == 2)
+        for lease in leases:
+            lease.transfer()
+        given.set()
+        giving.join()
+        assert pool.stats().sessions == 2
+        for lease in leases:
+            use(lease.session)
+        assert go_on.wait(PATIENCE)
+
+    giving = in_thread(give)
+    inheriting = in_thread(inherit)
+    giving.get()
+    with in_queue(pool, "ada", timeout=None) as waiter:
+        assert pool.stats().reclaimed == 0
+        go_on.set()
+    inheriting.get()
+
+    assert waiter.error is None
+    assert pool.stats().reclaimed == 2
+    nothing_is_leased(pool)
+
+
+def test_a_transfer_that_comes_too_late(pool: SessionPool, elsewhere: Callable[..., Any]) -> None:
+    """The giver's thread ends in the midst of a transfer: it is one or the other, never a session that two may use."""
+    lease = elsewhere(pool.lease, "ada")
+    hand_over = pool.hand_over
+
+    def after_the_end(hold: Any) -> bool:
+        pool.reclaim(hold.thread)
+        return hand_over(hold)
+
+    pool.hand_over = after_the_end  # type: ignore[method-assign]
+    with pytest.raises(LeaseReleasedError):
+        lease.transfer()
+
+    with pytest.raises(LeaseReleasedError):
+        use(lease.session)
+    elsewhere(leased, pool, "ada", timeout=0)
+    nothing_is_leased(pool)
+
+
+@pytest.mark.parametrize("how", ["released", "reclaimed"])
+def test_a_lease_that_ends_in_the_midst_of_its_transfer(
+    pool: SessionPool, elsewhere: Callable[..., Any], how: str
+) -> None:
+    """Released just then it is nobody's; the giver's thread just ended, it is the heir's."""
+    lease = elsewhere(pool.lease, "ada")
+    giver = lease._hold.thread
+
+    class Ambushed(dict[Any, None]):
+        def __contains__(self, hold: Any) -> bool:
+            pool._holds = usual
+            if how == "released":
+                in_thread(lease.release).get()
+            else:
+                calls.append(in_thread(pool.reclaim, giver))
+            return True
+
+    calls: list[InThread[None]] = []
+    usual = pool._holds
+    pool._holds = Ambushed(usual)
+    if how == "released":
+        with pytest.raises(LeaseReleasedError):
+            lease.transfer()
+    else:
+        session = lease.transfer()
+        for call in calls:
+            call.get()
+        use(session)
+        lease.release()
+
+    elsewhere(leased, pool, "ada", timeout=0)
+    nothing_is_leased(pool)
+
+
+def test_a_thread_that_ends_while_others_release_for_it(pool: SessionPool, elsewhere: Callable[..., Any]) -> None:
+    """Whoever of the two is first ends the lease; the other does nothing to who has the session by then."""
+    lease = elsewhere(pool.lease, "ada")
+    giver = lease._hold.thread
+    successors: list[Any] = []
+
+    class Passing(dict[Any, None]):
+        def __iter__(self) -> Iterator[Any]:
+            holds = list(super().__iter__())
+            pool._holds = usual
+            lease.release()
+            successors.append(pool.lease("ada"))
+            return iter(holds)
+
+    usual = pool._holds
+    pool._holds = Passing(usual)
+    pool.reclaim(giver)
+    (successor,) = successors
+    use(successor.session)
+
+    assert (pool.stats().sessions, pool.stats().reclaimed) == (1, 0)
+    successor.release()
+    nothing_is_leased(pool)
+
+
+def test_a_thread_that_ends_closes_its_streams(pool: SessionPool) -> None:
+    """The connection goes back too, though somebody has the response."""
+    with a_host_that_stalls() as url:
+
+        def ask() -> Any:
+            lease = pool.lease()
+            return lease, lease.session.get(url, stream=True, timeout=PATIENCE)
+
+        lease, response = kept_by_an_ended_thread(ask)
+
+        assert pool.stats().hosts == {}
+        with pytest.raises(StreamConsumedError):
+            response.content  # noqa: B018
+        lease.release()
+    nothing_is_leased(pool)
+
+
+def test_a_stream_outlives_its_thread(pool: SessionPool) -> None:
+    """`pool.get(stream=True)`: whoever has the response may read it on, and its lease ends with it."""
+    with a_host_that_stalls() as url:
+        response = kept_by_an_ended_thread(lambda: pool.get(url, stream=True, timeout=PATIENCE))
+
+        assert pool.stats().sessions == pool.stats().leased == 1
+        assert response.raw.read(9) == b"beginning"
+        response.close()
+        nothing_is_leased(pool)
+
+        assert pool.stats().hosts == {}
+        assert pool.stats().reclaimed == 0
+
+
+def test_a_stream_that_is_dropped_after_its_thread_has_ended(pool: SessionPool) -> None:
+    """The collector gives back what nobody reads any more."""
+    with a_host_that_stalls() as url:
+        response = kept_by_an_ended_thread(lambda: pool.get(url, stream=True, timeout=PATIENCE))
+        assert pool.stats().sessions == 1
+        del response
+        gc.collect()
+
+        nothing_is_leased(pool)
+        assert (pool.stats().hosts, pool.stats().reclaimed) == ({}, 1)
+
+
+def test_ten_thousand_threads_leave_nothing(make_pool: Callable[..., SessionPool]) -> None:
+    """Threads that come, lease and end without releasing: nothing is held, no identity but the named is remembered,
+    and what is allocated does not grow with them."""
+    pool = make_pool(limits=Limits(sessions=50))
+    kinds: list[dict[str, Any]] = [{}, {"fresh": True}, {"key": "ada"}, {"key": "bob"}]
+    kept: dict[int, Any] = {}
+
+    def lease(number: int) -> None:
+        kept[number % 8] = pool.lease(**kinds[number % 4])
+
+    def run(threads: int) -> int:
+        for start in range(0, threads, 4):
+            batch = [threading.Thread(target=lease, args=(start + number,)) for number in range(4)]
+            for thread in batch:
+                thread.start()
+            for thread in batch:
+                thread.join(PATIENCE)
+        kept.clear()
+        gc.collect()
+        return sys.getallocatedblocks()
+
+    before = run(1000)
+    after = run(9000)
+
+    nothing_is_leased(pool)
+    assert pool.stats().reclaimed == 10_000
+    assert set(pool._identities) == {"ada", "bob"}
+    assert after - before < 1000
+
+
+# --- the collector anywhere ---
+
+
+class Springing:
+    """A lock under which the collector runs: it drops one of the doomed each time that the lock has been taken."""
+
+    def __init__(self, doomed: list[Any]) -> None:
+        self._lock = threading.Lock()
+        self._doomed = doomed
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        if self._doomed:
+            self._doomed.pop()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def acquire(self, blocking: bool = True) -> bool:
+        return self._lock.acquire(blocking)
+
+    def release(self) -> None:
+        self._lock.release()
+
+
+def wait_for_what_is_taken(pool: SessionPool) -> None:
+    with pytest.raises(PoolTimeout):
+        pool.lease("taken", timeout=0)
+
+
+def ask_where_nobody_listens(pool: SessionPool) -> None:
+    with pytest.raises(ConnectError):
+        pool.get("http://127.0.0.1:1/")
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda pool: leased(pool, "other"),
+        wait_for_what_is_taken,
+        SessionPool.lease,
+        SessionPool.stats,
+        SessionPool.dump,
+        lambda pool: pool.resize(Limits(sessions=7)),
+        SessionPool.refresh,
+        SessionPool.suspend,
+        SessionPool.resume,
+        lambda pool: pool.close(timeout=0),
+        ask_where_nobody_listens,
+    ],
+    ids=["lease", "time-out", "own", "stats", "dump", "resize", "refresh", "suspend", "resume", "close", "get"],
+)
+def test_the_collector_inside_every_critical_section(
+    make_pool: Callable[..., SessionPool], elsewhere: Callable[..., Any], act: Callable[[SessionPool], object]
+) -> None:
+    """Leases that are lost in a thread that holds one of the pool's locks come back, and nothing blocks."""
+    pool = make_pool(limits=Limits(sessions=9))
+    taken = elsewhere(pool.lease, "taken")
+    doomed = [pool.lease(str(number)) for number in range(7)]
+    pool._seats._lock = Springing(doomed)  # type: ignore[assignment]
+    pool._transport.gate._lock = Springing(doomed)  # type: ignore[assignment]
+    call = in_thread(act, pool)
+    eventually(lambda: call.is_done, within=5.0)
+    assert call.error is None
+    assert len(doomed) < 7
+    call.result = None
+    doomed.clear()
+    taken.release()
 
     nothing_is_leased(pool)
 
@@ -689,6 +1053,76 @@ def test_a_lease_with_an_open_stream_lost_under_the_connections_lock(pool: Sessi
 
     nothing_is_leased(pool)
     assert gate.stats().hosts == {}
+
+
+# --- counts ---
+
+
+def test_leased_sessions_are_counted(pool: SessionPool, elsewhere: Callable[..., Any]) -> None:
+    """Each session once, however often it is leased by its thread."""
+    leases = [pool.lease(), pool.lease(), pool.lease("ada"), pool.lease(fresh=True), elsewhere(pool.lease)]
+    counts = []
+    for lease in leases:
+        counts.append(pool.stats().sessions)
+        lease.release()
+
+    assert counts == [4, 4, 3, 2, 1]
+    assert pool.stats().sessions == 0
+
+
+def test_what_was_reclaimed_is_counted(pool: SessionPool) -> None:
+    """Leases that were dropped, or whose thread ended; not those that were released."""
+    leased(pool)
+    leased(pool, "ada")
+    assert pool.stats().reclaimed == 0
+    pool.lease("ada")
+    gc.collect()
+    assert pool.stats().reclaimed == 1
+    kept = kept_by_an_ended_thread(pool.lease)
+    assert pool.stats().reclaimed == 2
+    kept.release()
+
+    assert (pool.stats().reclaimed, pool.stats().sessions) == (2, 0)
+
+
+# --- limits that change ---
+
+
+def test_more_sessions_are_had_at_once(make_pool: Callable[..., SessionPool]) -> None:
+    """Raising `Limits.sessions` serves who waits for a seat, in order."""
+    pool = make_pool(limits=Limits(sessions=1))
+    held = pool.lease()
+    with in_queue(pool, fresh=True) as first, in_queue(pool, "ada") as second:
+        pool.resize(Limits(sessions=3))
+    held.release()
+
+    assert (first.error, second.error) == (None, None)
+    assert pool.limits == Limits(sessions=3)
+    nothing_is_leased(pool)
+
+
+def test_fewer_sessions_are_had_when_enough_came_back(
+    make_pool: Callable[..., SessionPool], elsewhere: Callable[..., Any]
+) -> None:
+    """Nobody loses a lease to a lowered limit; nobody gets one until it holds."""
+    pool = make_pool(limits=Limits(sessions=3))
+    held = [elsewhere(pool.lease, fresh=True) for _ in range(3)]
+    pool.resize(Limits(sessions=1))
+    for number, lease in enumerate(held):
+        with pytest.raises(PoolTimeout, match=f"{3 - number} of 1 open"):
+            pool.lease(timeout=0)
+        lease.release()
+
+    leased(pool, timeout=0)
+    nothing_is_leased(pool)
+
+
+@pytest.mark.parametrize("limits", [None, 8, {"per_host": 8}])
+def test_what_is_no_limits_is_refused(pool: SessionPool, limits: Any) -> None:
+    """The error shows what was given and what is wanted."""
+    with pytest.raises(ValueError, match=r"limits must be a sessionpool\.Limits.*; got ") as caught:
+        pool.resize(limits)
+    assert repr(limits) in str(caught.value)
 
 
 # --- a limit on sessions ---
