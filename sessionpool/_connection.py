@@ -7,6 +7,8 @@ the CPU: here it is one `sendall` of a finished head and, for a small answer, on
 from __future__ import annotations
 
 import contextlib
+import encodings.ascii  # this and the next here, not by the first connection: a process forked during it would hang
+import encodings.idna  # noqa: F401
 import errno
 import math
 import os
@@ -16,6 +18,7 @@ import ssl
 import struct
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Hashable, Iterable
 from http.client import HTTPException
 from pathlib import Path
@@ -179,11 +182,7 @@ class Connection:
         self._send_error: OSError | None = None
         self._shutdown_reason = ""
         self._spent = False  # it carries no request after this one
-
-    def __del__(self) -> None:
-        # A pool that was dropped, or lives at the interpreter's end, closes its connections without a ResourceWarning.
-        if hasattr(self, "_urllib3"):
-            self._urllib3.close()
+        _open[weakref.ref(self, _close_dropped)] = connected
 
     # --- life ---
 
@@ -479,6 +478,20 @@ class Connection:
         if self._send_error is not None:
             how += f" (and took only part of the request: {self._send_error})"
         return ConnectionBroken(f"{self.host} {how}")
+
+
+# The collector finalizes what hangs together in any order, and a socket that it comes to before the connection warns
+# that nobody closed it. So what a connection has open hangs on this too, and is closed when the connection has gone:
+# with a pool that was dropped, or at the interpreter's end.
+_open: dict[weakref.ref[Connection], HTTPConnection] = {}
+
+
+def _close_dropped(
+    gone: weakref.ref[Connection], opened: dict[weakref.ref[Connection], HTTPConnection] = _open
+) -> None:
+    connected = opened.pop(gone, None)
+    if connected is not None:
+        connected.close()
 
 
 class Releasable(Protocol):
@@ -902,6 +915,19 @@ class _Unchanged:
 
     def set_alpn_protocols(self, alpn_protocols: Iterable[str]) -> None:
         """Leave them as they are."""
+
+    def wrap_socket(self, sock: socket.socket, **options: Any) -> ssl.SSLSocket:
+        """As the context does it, but Ctrl-C in the handshake leaves no socket open, which nobody would know of."""
+        context = self._context
+        if type(context) is not ssl.SSLContext:  # truststore's looks at the certificate right after the handshake
+            return cast(ssl.SSLSocket, context.wrap_socket(sock, **options))
+        wrapped = context.wrap_socket(sock, do_handshake_on_connect=False, **options)
+        try:
+            wrapped.do_handshake()
+        except BaseException:
+            wrapped.close()
+            raise
+        return wrapped
 
 
 def _make_context(verify: bool | str, cert: str | tuple[str, str] | None) -> ssl.SSLContext:

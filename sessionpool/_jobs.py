@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -46,6 +48,7 @@ class Results(Iterator[R], Generic[R]):
         self._ordered = ordered
         self._return_exceptions = return_exceptions
         self._executor = ThreadPoolExecutor(workers, thread_name)
+        self._process = os.getpid()
         self._outstanding: deque[Future[R]] = deque()  # in order of the items
         self._finished: SimpleQueue[Future[R]] = SimpleQueue()
         self._waiting = 0  # handed to workers and not yielded
@@ -55,6 +58,11 @@ class Results(Iterator[R], Generic[R]):
         return self
 
     def __next__(self) -> R:
+        if self._process != os.getpid():
+            raise RuntimeError(
+                "this map was begun in the process that this one was forked from, and its workers are there; begin "
+                "another here"
+            )
         try:
             self._hand_out()
             if not self._waiting:
@@ -83,6 +91,8 @@ class Results(Iterator[R], Generic[R]):
         """Hand out nothing more; items in the hands of workers are finished, their results dropped. Idempotent."""
         self._exhausted = True
         self._waiting = 0
+        if self._process != os.getpid():
+            return  # its locks may be held for ever
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _first_finished(self) -> Future[R]:
@@ -97,7 +107,13 @@ class Results(Iterator[R], Generic[R]):
             except StopIteration:
                 self._exhausted = True
                 return
-            future = self._executor.submit(self._run, item)
+            try:
+                future = self._executor.submit(self._run, item)
+            except RuntimeError as error:
+                if threading.current_thread().daemon and "shutdown" in str(error):
+                    # The program has ended, and so does this thread: without a word, as out of any other wait.
+                    raise SystemExit from None
+                raise
             self._waiting += 1
             if self._ordered:
                 self._outstanding.append(future)

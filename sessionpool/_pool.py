@@ -287,10 +287,11 @@ class SessionPool(Verbs):
         self._identities: dict[Hashable, Session] = {}
         self._here = _Thread(weakref.ref(self))
         # What is held now. Single dict operations are atomic, with and without a GIL; there is no lock because a lease
-        # is taken for every pool.get(), and whoever pops a hold ends it.
+        # is taken for every pool.get().
         self._holds: dict[Hold, None] = {}
         self._handing = threading.Lock()  # a lease that is taken over must not end with its former thread meanwhile
         self._lost: list[None] = []  # one for each lease that was reclaimed: finalizers can append, and cannot count
+        self._process = os.getpid()
         self._closed = False
         self._returned = Bell()  # a lease was given back while close() waits
         self._executor: ThreadPoolExecutor | None = None
@@ -429,6 +430,8 @@ class SessionPool(Verbs):
         """The last lease of a hold has ended. `lost`: it was dropped, or its thread has ended; this is a finalizer."""
         if hold not in self._holds:
             return  # released by one thread when the one that held it had ended
+        if lost and self._process != os.getpid():
+            return  # Python drops what other threads had before it calls `restart`, which knows better what to do
         if lost:
             self._lost.append(None)
             if self._leaks is not None:
@@ -650,6 +653,7 @@ class SessionPool(Verbs):
 
         Whoever forked keeps its leases, its sessions their cookies, and identities that nobody held theirs.
         """
+        self._process = os.getpid()
         here = self._here.thread
         held = list(self._holds)
         for hold in held:
@@ -698,7 +702,7 @@ def _interrupts_a_lock() -> bool:
     """Whether this runs in a signal handler that interrupted code which may hold a lock that closing needs."""
     if threading.current_thread() is not threading.main_thread():
         return False  # Python runs signal handlers in the main thread only
-    frame: FrameType | None = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(1).f_back  # none, where `atexit` calls `close` itself
     while frame is not None:
         if frame.f_code.co_filename in _LOCKING_FILES or frame.f_code in _LOCKING_CODE:
             return True

@@ -253,7 +253,7 @@ class Session(Verbs):
         self._hooks: dict[str, list[Any]] | None = None
         self._cookies = None if defaults.cookies is None else defaults.cookies.copy()
         self._streams: weakref.WeakSet[Reply] | None = None
-        self._claims: dict[str, tuple[int]] = {}
+        self._claims: dict[int, tuple[int]] = {}  # by process: who is in the midst of a call
 
     def __repr__(self) -> str:
         whose = {ANYONE: "its own", NOBODY: "released"}.get(self.owner, f"leased by thread {self.owner}")
@@ -474,7 +474,8 @@ class Session(Verbs):
                 "lease.transfer() in the thread that takes it over"
             )
         claim = (caller,)
-        holder = self._claims.setdefault("caller", claim)  # atomic, with and without a GIL
+        # Atomic, with and without a GIL. By process, because a call that was under way at a fork does not end there.
+        holder = self._claims.setdefault(os.getpid(), claim)
         if holder != claim:
             raise WrongThreadError(
                 "this session is in the middle of a call by another thread; give each thread its own, "

@@ -182,7 +182,7 @@ def _path_matches(path: str, cookie_path: str) -> bool:
 
 
 _load_suffixes: Final = functools.cache(publicsuffixlist.PublicSuffixList)
-_loading: Final = threading.Lock()
+_loading = threading.Lock()
 
 
 @functools.lru_cache(maxsize=1024)
@@ -195,6 +195,16 @@ def _is_public_suffix(domain: str) -> bool:
     with _loading:
         suffixes = _load_suffixes()
     return suffixes.is_public(domain)
+
+
+def _restart() -> None:
+    """In a forked process: whichever thread of the parent was loading will not end here."""
+    global _loading  # noqa: PLW0603 - the lock that stays held cannot be freed
+    _loading = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
+    os.register_at_fork(after_in_child=_restart)
 
 
 # --- reading a Set-Cookie line: §5.6 ---

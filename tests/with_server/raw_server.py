@@ -498,6 +498,20 @@ class RawServer:
             thread.start()
 
 
+@contextlib.contextmanager
+def deaf_listener() -> Iterator[str]:
+    """A URL whose host answers no attempt to connect, because its queue of those is full."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, contextlib.ExitStack() as attempts:
+        while True:
+            attempt = attempts.enter_context(socket.socket())
+            attempt.settimeout(0.2)
+            try:
+                attempt.connect(listener.getsockname())
+            except TimeoutError:
+                break
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+
+
 # --- a pool to play against, and the audit ---
 
 
