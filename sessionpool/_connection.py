@@ -16,12 +16,12 @@ import select
 import socket
 import ssl
 import struct
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Hashable, Iterable
 from http.client import HTTPException
 from pathlib import Path
+from sys import maxsize, platform
 from typing import Any, Final, Protocol, TypeVar, cast
 
 import attrs
@@ -286,7 +286,7 @@ class Connection:
         if read_timeout != self._armed_for or deadline is not NEVER:
             self._arm()
         first = head
-        if isinstance(body, bytes) and len(head) + len(body) <= RECEIVE:
+        if body is not None and isinstance(body, bytes) and len(head) + len(body) <= RECEIVE:
             first, body = head + body, None
         try:
             try:
@@ -325,13 +325,15 @@ class Connection:
             ReadTimeout: Nothing came in time.
         """
         data = self._receive(RECEIVE)
-        for _ in range(MAX_INFORMATIONAL):
+        interim = 0
+        while interim < MAX_INFORMATIONAL:
             begin = find_head_end(data)
             while begin < 0:
                 if not data:
                     raise self._broken("closed the connection without answering")
                 self.answered = True
-                self._check_head_size(len(data))
+                if len(data) > MAX_HEAD:
+                    raise self._oversized()
                 if data[:5] != b"HTTP/"[: len(data)]:
                     return _wire.parse_head(data, method, self.host)  # raises, and shows what came
                 more = self._receive(RECEIVE)
@@ -341,19 +343,17 @@ class Connection:
                 data += more
                 begin = find_head_end(data, max(seen - 2, 0))
             self.answered = True
-            self._check_head_size(begin)
+            if begin > MAX_HEAD:
+                raise self._oversized()
             head = _wire.parse_head(data[:begin], method, self.host)
             if head.status >= 200:
                 self._buffer, self._at = data, begin
                 return head
             if head.status == 101:
                 raise InvalidResponse(f"{self.host} switched protocols (101) without being asked to")
+            interim += 1
             data = data[begin:] or self._receive(RECEIVE)
         raise InvalidResponse(f"{self.host} sent {MAX_INFORMATIONAL} interim responses (1xx) and no final one")
-
-    def _check_head_size(self, size: int) -> None:
-        if size > MAX_HEAD:
-            raise InvalidResponse(f"{self.host} sent a header of more than {MAX_HEAD} bytes")
 
     def take(self, limit: int) -> bytes:
         """At least one and at most `limit` bytes of what comes next; empty at the end of the connection."""
@@ -472,6 +472,9 @@ class Connection:
             self._arm()
             return result
 
+    def _oversized(self) -> InvalidResponse:
+        return InvalidResponse(f"{self.host} sent a header of more than {MAX_HEAD} bytes")
+
     def _broken(self, how: str) -> ConnectionBroken:
         if self._shutdown_reason:
             return ConnectionBroken(f"the connection to {self.host} was cut: {self._shutdown_reason}")
@@ -545,7 +548,6 @@ class Reply:
         head: Head,
         permit: Permit[Connection],
         owner: Owner,
-        *,
         elapsed: float,
         sent: int,
     ) -> None:
@@ -565,10 +567,16 @@ class Reply:
             self._end(complete=True)
 
     def keep(self, lease: Releasable) -> None:
-        """Release `lease` when the body has ended. Whoever has the response may read it, in whatever thread."""
-        self._lease = lease
-        self._permit.bound = False
-        lease.unbind()
+        """Release `lease` when the body has ended; now, if it has.
+
+        Until then whoever has the response may read it, in whatever thread.
+        """
+        if self._owner is None:
+            lease.release()
+        else:
+            self._lease = lease
+            self._permit.bound = False
+            lease.unbind()
 
     @property
     def ended(self) -> bool:
@@ -582,7 +590,7 @@ class Reply:
 
     def read(self, amt: int | None = None) -> bytes:
         """`amt` bytes, fewer at the end; everything, without `amt`."""
-        wanted = sys.maxsize if amt is None else amt
+        wanted = maxsize if amt is None else amt
         piece = self.read1(wanted)
         if self._owner is None or len(piece) == amt:
             return piece
@@ -614,18 +622,19 @@ class Reply:
             piece = self._connection.take(amt if left is None or left > amt else left)
             size = len(piece)
             self.received += size
-            if left is None:
+            if size == left:
+                if self.head.chunked:
+                    self._left = 0
+                    self._read_chunk_end()
+                else:
+                    self._end(complete=True)
+            elif left is None:
                 if not piece:
                     self._end(complete=True)
             elif not piece:
                 raise self._incomplete(f"{self._connection.host} closed the connection")
             else:
                 self._left = left - size
-                if left == size:
-                    if self.head.chunked:
-                        self._read_chunk_end()
-                    else:
-                        self._end(complete=True)
         except ConnectionBroken as error:
             self._end(complete=False)
             raise self._incomplete(str(error)) from error
@@ -958,7 +967,7 @@ def _make_context(verify: bool | str, cert: str | tuple[str, str] | None) -> ssl
 # What matters most for the cost of a request among many threads is how often it lets go of the GIL: each time another
 # thread takes it, and getting it back costs 5 µs and more. CPython's own timeout makes each call two (poll, then recv);
 # the kernel's makes it one. Not with TLS, where CPython would take the kernel's time-out for "try again".
-_ON_LINUX: Final = sys.platform == "linux"
+_ON_LINUX: Final = platform == "linux"
 _TIMED_OUT: Final = (TimeoutError, BlockingIOError)  # CPython's, and EAGAIN, the kernel's
 
 
@@ -988,13 +997,14 @@ def _readability(sock: socket.socket) -> Callable[[], bool]:
     if not _ON_LINUX:
         return lambda: bool(poller.poll(0))
     option = sock.getsockopt
+    socket_level, tcp_level, tcp_info = socket.SOL_SOCKET, socket.IPPROTO_TCP, socket.TCP_INFO
 
     def readable() -> bool:
         # getsockopt keeps the GIL, poll lets go of it. So poll is asked only when these two do not rule it out.
         try:
             if (
-                option(socket.SOL_SOCKET, _SO_MEMINFO, 4) == _NOTHING_QUEUED
-                and option(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == _TCP_ESTABLISHED
+                option(socket_level, _SO_MEMINFO, 4) == _NOTHING_QUEUED
+                and option(tcp_level, tcp_info, 1) == _TCP_ESTABLISHED
             ):
                 return False
         except OSError:

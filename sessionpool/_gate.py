@@ -13,7 +13,7 @@ from typing import Any, Generic, NamedTuple
 
 from sessionpool._clock import Clock, Deadline
 from sessionpool._ledger import LEASED, NOTHING, WAITING, Actions, Ledger, Permit, PoolStats, QueueFullError, T
-from sessionpool.exceptions import PoolClosed, PoolDeadlockError, PoolQueueFull, PoolTimeout
+from sessionpool.exceptions import PoolClosed, PoolDeadlockError, PoolError, PoolQueueFull, PoolTimeout
 
 
 class Books(NamedTuple, Generic[T]):
@@ -60,10 +60,11 @@ class Gate(Generic[T]):
         # finalizer never waits for the lock; whoever frees the lock looks here next (cpython #76757).
         self._abandoned: deque[Permit[T]] = deque()
 
-    def acquire(self, permit: Permit[T], timeout: float | None, deadline: Deadline) -> None:
+    def acquire(self, permit: Permit[T], timeout: float | None, deadline: Deadline, asked: float | None = None) -> None:
         """Lease a new permit, waiting for it if need be; afterwards an evicted item has been closed.
 
-        It waits for `timeout` seconds (`Timeout.pool`; `None` for no limit) and not beyond `deadline`.
+        It waits for `timeout` seconds (`Timeout.pool`; `None` for no limit) and not beyond `deadline`. `asked`: the
+        present instant, if the caller knows it.
 
         If this raises, `release(permit)` puts everything right; also after a `KeyboardInterrupt`, but for one in the
         midst of the ledger's own lines.
@@ -74,28 +75,26 @@ class Gate(Generic[T]):
             PoolQueueFull: It would have to wait and no more may.
             PoolClosed: The gate is closed, or was closed while it waited.
         """
-        refused = False
-        asked = self._clock.now()
+        own = 0
+        if asked is None:
+            asked = self._clock.now()
         with self._lock:
             closed = self._closed
             try:
                 granted = not closed and self._ledger.request(permit, asked)
             except QueueFullError:
-                granted, refused = False, True
-            if not (granted or closed or refused):
+                granted = False
+            if not granted and permit.state is WAITING:
                 permit.baton = threading.Lock()
                 permit.baton.acquire()
+                waits = timeout is None or timeout > 0
+                if waits and deadline.at > asked:  # who does not wait does not wait for itself
+                    own = self._own_in_the_way(permit)
         if self._abandoned:
             self._take_back_abandoned()
         if not granted:
-            what = f"{self._describe(permit.key)} was not asked"
-            if closed:
-                raise PoolClosed(f"pool {self._name!r} is closed; {what}")
-            if refused:
-                raise PoolQueueFull(
-                    f"pool {self._name!r}: {self._ledger.max_waiting} threads are waiting already, "
-                    f"as many as Limits.waiting allows; {what}"
-                )
+            if own or permit.baton is None:
+                raise self._refusal(permit, closed, own)
             self._await(permit, Deadline.after(timeout, asked, "Timeout.pool").earlier(deadline), asked)
         if permit.evicted is not None:
             # Closed by the one it made room for, before that one connects: the bound holds at the server too.
@@ -112,13 +111,18 @@ class Gate(Generic[T]):
                 return self._ledger.claim(permit, most, self._clock.now())
         raise PoolClosed(f"pool {self._name!r} is closed; {self._describe(permit.key)} was not asked")
 
-    def release(self, permit: Permit[T], item: T | None = None) -> None:
-        """Give a permit back from whatever state it is in, with its item if that can be used again."""
+    def release(self, permit: Permit[T], item: T | None = None, now: float | None = None) -> None:
+        """Give a permit back from whatever state it is in, with its item if that can be used again.
+
+        `now`: the present instant, if the caller knows it.
+        """
+        if now is None:
+            now = self._clock.now()
         if permit.evicted is not None:
             self._close_evicted(permit)
         with self._lock:
             closed = self._closed
-            actions: Actions[T] = self._ledger.release(permit, None if closed else item, self._clock.now())
+            actions: Actions[T] = self._ledger.release(permit, None if closed else item, now)
         if closed and item is not None:
             self._close(item, "shutdown")
         if actions is not NOTHING:
@@ -212,8 +216,6 @@ class Gate(Generic[T]):
 
     def _await(self, permit: Permit[T], deadline: Deadline, asked: float) -> None:
         assert permit.baton is not None
-        if deadline.at > asked:  # who does not wait does not wait for itself
-            self._refuse_deadlock(permit)
         self._clock.wait(permit.baton, deadline.at)
         if permit.state is LEASED:
             return
@@ -228,19 +230,32 @@ class Gate(Generic[T]):
         waited = self._clock.now() - asked
         raise PoolTimeout(self._explain(permit, deadline, waited, stats, holders), stats=stats)
 
-    def _refuse_deadlock(self, permit: Permit[T]) -> None:
-        """Raise if the thread would wait for itself."""
-        with self._settled():
-            self._take_back_all()  # what a finalizer gave up is not held
-            if permit.state is not WAITING:
-                return
-            own = self._ledger.own_in_the_way(permit, alone=threading.active_count() == 1)
-            if not own:
-                return
+    def _own_in_the_way(self, permit: Permit[T]) -> int:
+        """How many permits a waiting one waits for that its own thread holds, and nobody else; under the lock.
+
+        If there are any, it would wait for ever, and leaves the queue.
+        """
+        self._take_back_all()  # what a finalizer gave up is not held
+        if permit.state is not WAITING:
+            return 0
+        own = self._ledger.own_in_the_way(permit, lambda: threading.active_count() == 1)
+        if own:
             self._ledger.withdraw(permit)
-        raise PoolDeadlockError(
-            f"pool {self._name!r}: {self._describe(permit.key)} could only come from this thread itself, which holds "
-            f"all there is ({own}) and would wait for ever; {self._remedy}"
+        return own
+
+    def _refusal(self, permit: Permit[T], closed: bool, own: int) -> PoolError:
+        """Why a permit is neither granted nor waited for."""
+        what = self._describe(permit.key)
+        if closed:
+            return PoolClosed(f"pool {self._name!r} is closed; {what} was not asked")
+        if own:
+            return PoolDeadlockError(
+                f"pool {self._name!r}: {what} could only come from this thread itself, which holds "
+                f"all there is ({own}) and would wait for ever; {self._remedy}"
+            )
+        return PoolQueueFull(
+            f"pool {self._name!r}: {self._ledger.max_waiting} threads are waiting already, "
+            f"as many as Limits.waiting allows; {what} was not asked"
         )
 
     def _explain(
@@ -278,9 +293,10 @@ class Gate(Generic[T]):
 
     def _act(self, actions: Actions[T], reason: str) -> None:
         _wake(actions)
-        with contextlib.ExitStack() as closings:  # one that fails keeps none of the others open
-            for permit in reversed(actions.close):
-                closings.callback(self._close_for_good, permit, reason)
+        if actions.close:
+            with contextlib.ExitStack() as closings:  # one that fails keeps none of the others open
+                for permit in reversed(actions.close):
+                    closings.callback(self._close_for_good, permit, reason)
 
     def _close_evicted(self, permit: Permit[T]) -> None:
         if permit.evicted is not None:

@@ -333,15 +333,19 @@ class Ledger(Generic[T]):
         self.suspended = False
         return Actions(self._serve(now))
 
-    def own_in_the_way(self, permit: Permit[T], *, alone: bool) -> int:
+    def own_in_the_way(self, permit: Permit[T], alone: Callable[[], bool]) -> int:
         """How many permits a waiting one waits for if its own thread holds them all, so that it waits for ever; else 0.
 
-        `alone`: there is no other thread that could have what its permits went with.
+        `alone`: whether there is no other thread, which could have what its permits went with.
         """
         host = self._hosts[permit.key]
-        in_the_way = host.leased if len(host.leased) >= host.limit else list(self.leased())
-        own = all(held.thread == permit.thread and (held.bound or alone) for held in in_the_way)
-        return len(in_the_way) if own and not self.suspended else 0
+        in_the_way = host.leased if len(host.leased) >= host.limit else self.leased()
+        count = 0
+        for held in in_the_way:
+            if not (held.thread == permit.thread and (held.bound or alone())):
+                return 0
+            count += 1
+        return 0 if self.suspended else count
 
     def reset(self, keep: Iterable[Permit[T]]) -> list[Permit[T]]:
         """Forget everything but these leased permits: in a forked process nobody else holds any. Who is to be woken."""

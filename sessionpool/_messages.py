@@ -359,6 +359,7 @@ class PreparedRequest:
         body: `bytes`, a file-like or an iterable of bytes; `None` for none.
         body_length: Bytes of a file-like or an iterable; `None` if it goes chunked.
         hooks: Lists of functions by event; the one event is `response`.
+        target: The URL taken apart.
     """
 
     __slots__ = (
@@ -366,11 +367,11 @@ class PreparedRequest:
         "_headers",
         "_names",
         "_start",
-        "_target",
         "body",
         "body_length",
         "hooks",
         "method",
+        "target",
     )
 
     def __init__(
@@ -378,19 +379,18 @@ class PreparedRequest:
         method: str,
         target: Target,
         headers: CaseInsensitiveDict,
-        *,
-        shared: bool = False,
+        block: bytes | None = None,
         hooks: Mapping[str, list[Callable[..., Any]]] | None = None,
     ) -> None:
-        """`shared`: `headers` belongs to others and is not to be changed."""
+        """`block`: what is sent for `headers`, if these belong to others and are not to be changed."""
         self.method = method
+        self.target = target
         self.body: Any = None
-        self.hooks = hooks
-        self._target = target
-        self._headers = None if shared else headers
-        self._block = headers.block() if shared else b""
-        self._names = headers
         self.body_length: int | None = None
+        self.hooks = hooks
+        self._headers = headers if block is None else None
+        self._names = headers
+        self._block = block or b""
         self._start: int | None = None
 
     def __repr__(self) -> str:
@@ -399,21 +399,16 @@ class PreparedRequest:
     @property
     def url(self) -> str:
         """The URL, normalised; set it to send the request elsewhere."""
-        return self._target.url
+        return self.target.url
 
     @url.setter
     def url(self, url: str) -> None:
-        self._target = parse_target(url)
-
-    @property
-    def target(self) -> Target:
-        """The URL taken apart."""
-        return self._target
+        self.target = parse_target(url)
 
     @property
     def path_url(self) -> str:
         """Path and query."""
-        return self._target.request_target.decode("ascii")
+        return self.target.request_target.decode("ascii")
 
     @property
     def headers(self) -> CaseInsensitiveDict:
@@ -442,7 +437,7 @@ class PreparedRequest:
 
     def copy(self) -> PreparedRequest:
         """An independent request with the same header; the body is the same object."""
-        twin = PreparedRequest(self.method, self._target, self.headers.copy(), hooks=self.hooks)
+        twin = PreparedRequest(self.method, self.target, self.headers.copy(), None, self.hooks)
         twin.take_body_of(self)
         return twin
 
@@ -502,10 +497,13 @@ class PreparedRequest:
 
     def head(self, *, absolute: bool) -> bytes:
         """Request line and header (RFC 9112 §3); `absolute` for a proxy."""
-        target = self._target
-        block = self._block if self._headers is None else self._headers.block()
+        target = self.target
+        if self._headers is None:
+            block, names = self._block, self._names
+        else:
+            block, names = self._headers.block(), self._headers
         method = self.method.encode("ascii")
-        own_host = "host" in (self._names if self._headers is None else self._headers)._store
+        own_host = "host" in names._store
         if not absolute and not own_host:
             return b"%b%b%b\r\n" % (method, target.start, block)
         request_target = target.request_target
@@ -797,13 +795,7 @@ class Response:
         """The body, decoded by its `Content-Encoding`; read now if it was not."""
         if self._content is None:
             self._check_readable()
-            # Also when reading fails: what came is no body, and no second try may take it for one.
-            self._consumed = True
-            reply = self._reply
-            if reply is None or reply.head.encoded or self._raw is not None:
-                self._content = self._decode_all()
-            else:
-                self._content = reply.read()
+            return self.load()
         return self._content
 
     @property
@@ -893,10 +885,19 @@ class Response:
 
     def hold(self, lease: Releasable) -> None:
         """Release `lease` when the body has ended; now, if it has."""
-        if self._reply is None or self._reply.ended:
+        if self._reply is None:
             lease.release()
         else:
             self._reply.keep(lease)
+
+    def load(self) -> bytes:
+        """Read the body, of which nothing has been read yet, and keep it as `content`."""
+        # Also when reading fails: what came is no body, and no second try may take it for one.
+        self._consumed = True
+        reply = self._reply
+        plain = reply is not None and not reply.head.encoded and self._raw is None
+        content = self._content = reply.read() if plain else self._decode_all()  # type: ignore[union-attr]  # there is one
+        return content
 
     def close(self) -> None:
         """Give the connection back; one with unread bytes is closed."""

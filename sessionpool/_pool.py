@@ -185,8 +185,20 @@ class Lease:
         return self.session
 
 
-class _Thread(threading.local):
-    """What a pool knows of the thread that looks.
+class _Local(threading.local):
+    """What a pool knows of the thread that looks; in one object, because each look here costs 50 ns.
+
+    Attributes:
+        here: It.
+    """
+
+    def __init__(self, pool: weakref.ref[SessionPool]) -> None:
+        self.here = _Here(threading.current_thread())
+        self._end = _ThreadEnd(pool, self.here.thread)
+
+
+class _Here:
+    """One thread, as a pool knows it. Confined to that thread.
 
     Attributes:
         thread: The thread.
@@ -194,11 +206,12 @@ class _Thread(threading.local):
         hold: The hold of its own session, or of one in its place while that is another thread's.
     """
 
-    def __init__(self, pool: weakref.ref[SessionPool]) -> None:
-        self.thread = threading.current_thread()
+    __slots__ = ("hold", "session", "thread")
+
+    def __init__(self, thread: threading.Thread) -> None:
+        self.thread = thread
         self.session: Session | None = None
         self.hold: Hold | None = None
-        self._end = _ThreadEnd(pool, self.thread)
 
 
 class _ThreadEnd:
@@ -285,7 +298,7 @@ class SessionPool(Verbs):
             seats, clock, lambda *_: None, name, describe=_describe_seat, remedy="use that session, or release it first"
         )
         self._identities: dict[Hashable, Session] = {}
-        self._here = _Thread(weakref.ref(self))
+        self._local = _Local(weakref.ref(self))
         # What is held now. Single dict operations are atomic, with and without a GIL; there is no lock because a lease
         # is taken for every pool.get().
         self._holds: dict[Hold, None] = {}
@@ -338,7 +351,7 @@ class SessionPool(Verbs):
         """
         if self._closed:
             raise PoolClosed(f"pool {self.name!r} is closed")
-        here = self._here
+        here = self._local.here
         thread = here.thread
         lease = Lease()
         permit: Permit[_Seat] | None = None
@@ -399,7 +412,7 @@ class SessionPool(Verbs):
 
     def hand_over(self, hold: Hold) -> bool:
         """The calling thread takes a leased session over; called by its lease. False if the lease has ended."""
-        here = self._here.thread
+        here = self._local.here.thread
         with self._handing:
             if hold not in self._holds:
                 return False
@@ -468,7 +481,8 @@ class SessionPool(Verbs):
         """
         lease = self.lease()
         try:
-            response = lease.session.request(method, url, **kwargs)
+            ask = lease.session.request
+            response = ask(method, url, **kwargs) if kwargs else ask(method, url)  # the same; see `Verbs.get`
         except BaseException:
             lease.release()
             raise
@@ -654,7 +668,7 @@ class SessionPool(Verbs):
         Whoever forked keeps its leases, its sessions their cookies, and identities that nobody held theirs.
         """
         self._process = os.getpid()
-        here = self._here.thread
+        here = self._local.here.thread
         held = list(self._holds)
         for hold in held:
             if hold.thread is not here:
@@ -677,7 +691,7 @@ class SessionPool(Verbs):
 
     def _foreign_leases(self) -> int:
         """Leases held by other threads; to wait for one's own would be to wait for oneself."""
-        here = self._here.thread
+        here = self._local.here.thread
         return sum(hold.thread is not here for hold in list(self._holds))
 
 

@@ -103,8 +103,8 @@ class Transport:
         route = self.routes[wanted] = _make_route(*wanted)
         return route
 
-    def send(self, payload: Payload, route: Route, timeout: Timeout, deadline: Deadline) -> Reply:
-        """Send one request and read the head of its response.
+    def send(self, payload: Payload, route: Route, timeout: Timeout, deadline: Deadline, asked: float) -> Reply:
+        """Send one request, which was `asked` for at that instant, and read the head of its response.
 
         A reused connection that dies before a byte of the response came was closed by the server while it lay idle:
         an idempotent, replayable request then goes once more, over a fresh connection (RFC 9112 §9.3.1). So does any
@@ -114,17 +114,21 @@ class Transport:
             PoolError: No permit; see `Gate.acquire`.
             ConnectionError, Timeout: No connection, or no response; see `Connector.connect` and `Connection`.
         """
-        now, watch = self.clock.now, self.watch
-        started = now()
         permit: Permit[Connection] = Permit(route.key, route.identity, get_ident())
         try:
-            self.gate.acquire(permit, timeout.pool, deadline)
+            self.gate.acquire(permit, timeout.pool, deadline, asked)
+            watch = self.watch
             if watch.waited is not None:
                 try:
-                    watch.waited(route.key, now() - started)
+                    watch.waited(route.key, self.clock.now() - asked)
                 except Exception:  # noqa: BLE001 - whatever a user's code may raise
                     watch.drop()
-            connection, reused = self._connection(permit, route, timeout, deadline)
+            # The permit's own connection, if it can still be used.
+            connection, reused = permit.item, True
+            if connection is None or (unusable := connection.unusable(permit.since)):
+                if connection is not None:
+                    self.close_connection(connection, unusable)
+                connection, reused = self._open(permit, route, timeout, deadline), False
             while True:
                 head_bytes = payload.head(absolute=route.is_forwarding)
                 body = payload.body if payload.body is None else payload.open_body()
@@ -144,14 +148,7 @@ class Transport:
                         raise ConnectionBroken(f"{broken}; and no fresh connection could be had: {error}") from error
                 else:
                     break
-            return Reply(
-                connection,
-                head,
-                permit,
-                self,
-                elapsed=now() - started,
-                sent=sent,
-            )
+            return Reply(connection, head, permit, self, self.clock.now() - asked, sent)
         except BaseException:
             if permit.item is not None:
                 self.close_connection(permit.item, "broken")
@@ -160,8 +157,9 @@ class Transport:
 
     def take_back(self, permit: Permit[Connection], connection: Connection, head: Head, *, complete: bool) -> None:
         """A reply's body has ended, at its end or before."""
-        if complete and connection.rest(head, self.clock.now()):
-            self.gate.release(permit, connection)
+        now = self.clock.now()
+        if complete and connection.rest(head, now):
+            self.gate.release(permit, connection, now)
         else:
             self.close_connection(connection, "finished" if complete else "broken")
             self.gate.release(permit)
@@ -245,19 +243,6 @@ class Transport:
                 self.watch.closed(connection.host, reason)
             except Exception:  # noqa: BLE001 - whatever a user's code may raise
                 self.watch.drop()
-
-    def _connection(
-        self, permit: Permit[Connection], route: Route, timeout: Timeout, deadline: Deadline
-    ) -> tuple[Connection, bool]:
-        """The permit's own connection if it can still be used, else a new one; and whether it was used before."""
-        connection = permit.item
-        if connection is None:
-            return self._open(permit, route, timeout, deadline), False
-        unusable = connection.unusable(self.clock.now())
-        if unusable:
-            self.close_connection(connection, unusable)
-            return self._open(permit, route, timeout, deadline), False
-        return connection, True
 
     def _open(self, permit: Permit[Connection], route: Route, timeout: Timeout, deadline: Deadline) -> Connection:
         unusable, permit.item = permit.item is not None, None

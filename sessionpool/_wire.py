@@ -9,6 +9,7 @@ This module and `_connection.py` alone import urllib3; here for what it knows ab
 from __future__ import annotations
 
 import base64
+import functools
 import re
 from collections.abc import Sequence
 from typing import Any, Final
@@ -47,19 +48,24 @@ MAX_HEAD: Final = 256 * 1024
 MAX_LINE: Final = 16 * 1024
 # Of a Content-Length: an exabyte. Beyond, something is wrong, and C's types have their limits.
 MAX_DIGITS: Final = 18
+# A longer status line is not remembered.
+_ORDINARY_LINE: Final = 128
 
-# Groups: minor version, status, reason, and the fields with the line end before them.
-_HEAD = re.compile(r"HTTP/1\.([0-9]) ([1-9][0-9]{2})(?: ([^\r\n]*))?(\r?\n.*)", re.DOTALL)
+# Groups: minor version, status, reason.
+_STATUS_LINE = re.compile(r"HTTP/1\.([0-9]) ([1-9][0-9]{2})(?: ([^\r\n]*))?\r?\n")
 # The fields that decide about framing, reuse, cookies and redirects, looked for in a lower-cased head: 1 µs a head,
 # where IGNORECASE takes 2.6, seven searches 3.4, and `email.parser` 34. The status line comes before them, so a line
-# end does.
+# end does. A line that goes on with the one before is found as a field without a name.
 _STEERING = re.compile(
-    r"\n(connection|content-length|content-encoding|keep-alive|location|set-cookie|transfer-encoding)[ \t]*:"
-    r"[ \t]*([^\r\n]*)"
+    r"\n(?:(content-length|connection|content-encoding|keep-alive|location|set-cookie|transfer-encoding)[ \t]*:"
+    r"[ \t]*([^\r\n]*)|[ \t])"
 )
+_CONTINUED: Final = ("", "")
+_BLANKS: Final = " \t"
 _LOCATION = re.compile(r"\nlocation[ \t]*:[ \t]*([^\r\n]*)", re.IGNORECASE)
 _SET_COOKIE = re.compile(r"\nset-cookie[ \t]*:[ \t]*([^\r\n]*)", re.IGNORECASE)
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
+_HEAD_END = re.compile(rb"\n\r?\n")
 _OBS_FOLD = re.compile(r"\r?\n[ \t]+")
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n\Z")
 _KEEP_ALIVE_TIMEOUT = re.compile(r"timeout[ \t]*=[ \t]*\"?([0-9]{1,9})")
@@ -67,9 +73,9 @@ _KEEP_ALIVE_TIMEOUT = re.compile(r"timeout[ \t]*=[ \t]*\"?([0-9]{1,9})")
 Fields = Sequence[tuple[str, str]]
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, init=False)
 class Head:
-    """The head of one response. Immutable once parsed, but made per request, so not frozen (0.6 µs).
+    """The head of one response. Immutable once `parse_head` has filled it; to do so by `__init__` costs 0.2 µs more.
 
     Attributes:
         version: 10 or 11.
@@ -107,11 +113,8 @@ def find_head_end(data: bytes, start: int = 0) -> int:
 
     RFC 9112 §2.2: a recipient may recognise a single LF as a line terminator and ignore any preceding CR.
     """
-    crlf = data.find(b"\n\r\n", start)
-    bare = data.find(b"\n\n", start, crlf + 1 if crlf >= 0 else len(data))
-    if bare >= 0:
-        return bare + 2
-    return crlf + 3 if crlf >= 0 else -1
+    found = _HEAD_END.search(data, start)
+    return -1 if found is None else found.end()
 
 
 def split_fields(raw: str) -> Fields:
@@ -132,58 +135,56 @@ def parse_head(data: bytes, method: str, host: str) -> Head:
     """
     # As text, because `in` for bytes first tries to take its operand for a number, and fails: 0.5 µs each time.
     text = data.decode("latin-1")
-    match = _HEAD.fullmatch(text)
-    if match is None:
+    begin = text.find("\n") + 1
+    known = _status_line(text[:begin]) if begin <= _ORDINARY_LINE else _status_line.__wrapped__(text[:begin])
+    if known is None:
         raise InvalidResponse(f"{host} answered with something that is not HTTP/1: {_excerpt(data)}")
-    minor, code, reason, raw = match.groups()
-    status = int(code)
-    version = 10 if minor == "0" else 11
-    if "\n " in raw or "\n\t" in raw:
+    version, status, reason = known
+    raw = text[begin - 1 :]
+    found = _STEERING.findall(raw.lower())
+    if _CONTINUED in found:
         raw = _OBS_FOLD.sub(" ", raw)  # RFC 9112 §5.2
+        found = _STEERING.findall(raw.lower())
     if "\0" in raw or raw.count("\r") != raw.count("\r\n"):
         # RFC 9110 §5.5 and RFC 9112 §2.2: what one parser reads as a line end another does not.
         raise InvalidResponse(f"{host} sent a bare CR or a NUL in its header; the connection is not used further")
 
-    lengths: list[str] = []
-    codings: list[str] = []
+    head = Head()
+    head.version, head.status, head.reason, head.raw = version, status, reason, raw
+    head.idle_limit = head.location = None
+    head.set_cookie = ()
+    head.encoded = False
+    # RFC 9110 §5.2: several fields of a name are one, with their values in a list.
+    lengths = codings = None
     options = ""
-    location: str | None = None
-    cookies: Sequence[str] = ()
-    encoded = False
-    idle_limit: int | None = None
-    for name, found in _STEERING.findall(raw.lower()):
-        if name == "connection":
-            options = f"{options},{found}" if options else found
-            continue
-        value = found.rstrip(" \t")
+    for name, value in found:
         if name == "content-length":
-            lengths.append(value)
+            lengths = value if lengths is None else f"{lengths.rstrip(_BLANKS)}, {value}"
+        elif name == "connection":
+            options = f"{options},{value}" if options else value
         elif name == "transfer-encoding":
-            codings.extend(_members(value))
+            codings = value if codings is None else f"{codings},{value}"
         elif name == "content-encoding":
-            encoded = encoded or value not in ("", "identity")
+            head.encoded = head.encoded or value.rstrip(" \t") not in ("", "identity")
         elif name == "keep-alive":
             if timeout := _KEEP_ALIVE_TIMEOUT.search(value):
-                idle_limit = int(timeout[1])
+                head.idle_limit = int(timeout[1])
         elif name == "set-cookie":
-            cookies = cookies or _values(raw, _SET_COOKIE)
-        else:
-            location = location or _values(raw, _LOCATION)[0]
+            head.set_cookie = head.set_cookie or _values(raw, _SET_COOKIE)
+        elif name == "location":
+            head.location = head.location or _values(raw, _LOCATION)[0]
 
-    reusable = version == 11
-    if version == 10 or "close" in options:
+    reusable = True
+    if "close" in options or version == 10:
         members = _members(options)
         reusable = "close" not in members and (version == 11 or "keep-alive" in members)
     length: int | None = None
-    if lengths:
-        length = int(lengths[0]) if len(lengths) == 1 and _is_length(lengths[0]) else _agreed_length(lengths, host)
+    if lengths is not None:
+        is_number = lengths.isdecimal() and len(lengths) <= MAX_DIGITS
+        length = int(lengths) if is_number else _agreed_length(lengths, host)
     chunked = False
-    if codings:
-        if len(codings) > 1 or codings[0] not in ("chunked", "identity"):
-            raise InvalidResponse(
-                f"{host} sent Transfer-Encoding {', '.join(codings)[:80]!r}; only 'chunked' was offered (RFC 9112 §6.1)"
-            )
-        chunked = codings[0] == "chunked"
+    if codings is not None:
+        chunked = _is_chunked(codings, host)
         if length is not None or version == 10:
             # RFC 9112 §6.1, §6.3: Transfer-Encoding wins, and the mix may be an attack, so nothing more is read here.
             reusable = False
@@ -192,7 +193,15 @@ def parse_head(data: bytes, method: str, host: str) -> Head:
         length, chunked = 0, False
     elif length is None and not chunked:
         reusable = False  # the body ends with the connection
-    return Head(version, status, reason or "", raw, length, chunked, reusable, idle_limit, location, cookies, encoded)
+    head.length, head.chunked, head.reusable = length, chunked, reusable
+    return head
+
+
+@functools.lru_cache(maxsize=256)  # servers send few different ones; to know one costs a fifth of taking it apart
+def _status_line(line: str) -> tuple[int, int, str] | None:
+    """Version (10 or 11), status and reason of a status line with its end; `None` if it is none of HTTP/1."""
+    match = _STATUS_LINE.fullmatch(line)
+    return None if match is None else (10 if match[1] == "0" else 11, int(match[2]), match[3] or "")
 
 
 def _values(raw: str, pattern: re.Pattern[str]) -> list[str]:
@@ -205,17 +214,23 @@ def _members(value: str) -> list[str]:
     return [member.strip(" \t") for member in value.split(",")]
 
 
-def _is_length(value: str) -> bool:
-    return value.isdecimal() and len(value) <= MAX_DIGITS
-
-
-def _agreed_length(values: Sequence[str], host: str) -> int:
+def _agreed_length(value: str, host: str) -> int:
     """The body's length from several: one if they agree, an error if they do not (RFC 9112 §6.3)."""
-    agreed = {member for each in values for member in _members(each)}
-    value = agreed.pop() if len(agreed) == 1 else ", ".join(values)
-    if not _is_length(value):
-        raise InvalidResponse(f"{host} sent a Content-Length that is not one number: {value[:80]!r}")
-    return int(value)
+    agreed = set(_members(value))
+    length = agreed.pop() if len(agreed) == 1 else value.rstrip(_BLANKS)
+    if not length.isdecimal() or len(length) > MAX_DIGITS:
+        raise InvalidResponse(f"{host} sent a Content-Length that is not one number: {length[:80]!r}")
+    return int(length)
+
+
+def _is_chunked(value: str, host: str) -> bool:
+    """Whether a body with this Transfer-Encoding is chunked."""
+    codings = _members(value)
+    if len(codings) > 1 or codings[0] not in ("chunked", "identity"):
+        raise InvalidResponse(
+            f"{host} sent Transfer-Encoding {', '.join(codings)[:80]!r}; only 'chunked' was offered (RFC 9112 §6.1)"
+        )
+    return codings[0] == "chunked"
 
 
 def parse_chunk_size(line: bytes, host: str) -> int:

@@ -266,14 +266,14 @@ MUTANTS: Final = (
     Mutant(
         "who would wait for itself is told",
         "_gate.py",
-        "            if not own:\n                return\n",
-        "            if True:\n                return\n",
+        "                    own = self._own_in_the_way(permit)\n",
+        "                    pass\n",
         LEASES,
     ),
     Mutant(
         "a stream that another thread may read is no deadlock",
         "_ledger.py",
-        "held.thread == permit.thread and (held.bound or alone)",
+        "held.thread == permit.thread and (held.bound or alone())",
         "held.thread == permit.thread",
         (*GATE, *LEASES),
     ),

@@ -197,6 +197,33 @@ def test_a_fresh_session_is_blank(make_pool: Callable[..., SessionPool]) -> None
     assert leased(pool, then=lambda session: session.cookies["who"]) == "ada"
 
 
+@pytest.mark.parametrize("name", ["headers", "params", "proxies"])
+def test_what_a_session_changes_of_its_defaults_is_its_own(make_pool: Callable[..., SessionPool], name: str) -> None:
+    """They are the pool's own mapping until somebody looks; neither the pool nor another session sees a change."""
+    pool = make_pool(**{name: {"all": "http://proxy"}})
+    with pool.lease(fresh=True) as session, pool.lease(fresh=True) as another:
+        getattr(session, name)["all"] = "http://mine"
+        twin, blank = session.fork(), another.fork()
+        getattr(twin, name)["all"] = "http://twin"
+        getattr(blank, name)["all"] = "http://blank"
+
+        assert getattr(session, name)["all"] == "http://mine"
+        assert getattr(another, name)["all"] == "http://proxy"
+    assert leased(pool, "later", then=lambda session: getattr(session, name)["all"]) == "http://proxy"
+
+
+def test_a_sessions_hooks_are_its_own(make_pool: Callable[..., SessionPool]) -> None:
+    """One that is added to a session, or to its fork, is called for no other."""
+    pool = make_pool(hooks={"response": print})
+    with pool.lease(fresh=True) as session, pool.lease(fresh=True) as another:
+        session.hooks["response"].append(repr)
+        session.fork().hooks["response"].append(str)
+        another.fork().hooks["response"].clear()
+
+        assert session.hooks == {"response": [print, repr]}
+        assert another.hooks == {"response": [print]}
+
+
 def test_a_fresh_session_does_not_become_the_threads_own(pool: SessionPool) -> None:
     """The first lease of a thread may be a fresh one; its own comes later, and is another."""
     fresh = leased(pool, fresh=True, then=lambda session: session)

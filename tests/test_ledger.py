@@ -906,8 +906,8 @@ def test_whoever_holds_all_of_a_key_waits_for_itself() -> None:
     holding(ledger, 1)
     holding(ledger, 1)
 
-    assert ledger.own_in_the_way(holding(ledger, 1), alone=False) == 2
-    assert ledger.own_in_the_way(holding(ledger, 2), alone=False) == 0
+    assert ledger.own_in_the_way(holding(ledger, 1), alone=lambda: False) == 2
+    assert ledger.own_in_the_way(holding(ledger, 2), alone=lambda: False) == 0
 
 
 def test_whoever_holds_some_of_a_key_does_not() -> None:
@@ -916,7 +916,7 @@ def test_whoever_holds_some_of_a_key_does_not() -> None:
     holding(ledger, 1)
     holding(ledger, 2)
 
-    assert ledger.own_in_the_way(holding(ledger, 1), alone=True) == 0
+    assert ledger.own_in_the_way(holding(ledger, 1), alone=lambda: True) == 0
 
 
 def test_whoever_holds_all_of_the_total_waits_for_itself() -> None:
@@ -926,9 +926,9 @@ def test_whoever_holds_all_of_the_total_waits_for_itself() -> None:
     b = holding(ledger, 1, "b")
     waiter = holding(ledger, 1, "c")
 
-    assert ledger.own_in_the_way(waiter, alone=False) == 2
+    assert ledger.own_in_the_way(waiter, alone=lambda: False) == 2
     b.thread = 2  # taken over by another
-    assert ledger.own_in_the_way(waiter, alone=False) == 0
+    assert ledger.own_in_the_way(waiter, alone=lambda: False) == 0
 
 
 def test_what_others_may_give_back_is_not_in_the_way_unless_there_are_none() -> None:
@@ -939,8 +939,8 @@ def test_what_others_may_give_back_is_not_in_the_way_unless_there_are_none() -> 
     holding(ledger, 1, bound=False)
     waiter = holding(ledger, 1)
 
-    assert ledger.own_in_the_way(waiter, alone=False) == 0
-    assert ledger.own_in_the_way(waiter, alone=True) == 2
+    assert ledger.own_in_the_way(waiter, alone=lambda: False) == 0
+    assert ledger.own_in_the_way(waiter, alone=lambda: True) == 2
 
 
 def test_what_is_being_closed_comes_back() -> None:
@@ -949,7 +949,7 @@ def test_what_is_being_closed_comes_back() -> None:
     rested(ledger, Thing())
     ledger.evict(0.0)
 
-    assert ledger.own_in_the_way(holding(ledger, 1), alone=True) == 0
+    assert ledger.own_in_the_way(holding(ledger, 1), alone=lambda: True) == 0
 
 
 def test_a_suspension_ends_from_outside() -> None:
@@ -959,7 +959,7 @@ def test_a_suspension_ends_from_outside() -> None:
     waiter = holding(ledger, 1)
     ledger.suspended = True
 
-    assert ledger.own_in_the_way(waiter, alone=True) == 0
+    assert ledger.own_in_the_way(waiter, alone=lambda: True) == 0
 
 
 # --- what is told ---

@@ -585,7 +585,7 @@ def test_a_host_of_ones_own_is_sent_once() -> None:
 def test_a_shared_header_is_not_changed_by_a_request() -> None:
     """What a request adds to the session's header the session does not get."""
     shared = CaseInsensitiveDict({"Accept": "*/*"})
-    request = PreparedRequest("POST", parse_target("http://h/"), shared, shared=True)
+    request = PreparedRequest("POST", parse_target("http://h/"), shared, shared.block())
     request.set_body({"a": "1"}, None, None)
     request.headers["X-Later"] = "1"
     del request.headers["Accept"]

@@ -9,6 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from urllib3.exceptions import DecodeError, ProtocolError
 
+from sessionpool import _wire
 from sessionpool._wire import (
     MAX_DIGITS,
     Head,
@@ -56,6 +57,7 @@ def parse(*fields: str, status: str = "200 OK", version: str = "1.1", method: st
         ("HTTP/1.7 200 OK", 11, 200, "OK"),
         ("HTTP/1.1 599 Odd", 11, 599, "Odd"),
         ("HTTP/1.1 999 Odd", 11, 999, "Odd"),
+        ("HTTP/1.1 200 " + "long " * 200 + "OK", 11, 200, "long " * 200 + "OK"),
     ],
 )
 @pytest.mark.parametrize("end", ["\r\n", "\n"])
@@ -105,6 +107,15 @@ def test_what_is_no_status_line_is_refused_and_shown(data: bytes) -> None:
         parse_head(data, "GET", HOST)
 
     assert HOST in str(caught.value)
+
+
+def test_a_long_status_line_is_not_remembered() -> None:
+    """Otherwise a server could fill the memory with lines of its own making."""
+    remembered = _wire._status_line.cache_info().currsize
+    head = parse_head(b"HTTP/1.1 200 " + b"x" * 10_000 + b"\r\n\r\n", "GET", HOST)
+
+    assert head.reason == "x" * 10_000
+    assert _wire._status_line.cache_info().currsize == remembered
 
 
 def test_rubbish_is_shown_in_part_only() -> None:
