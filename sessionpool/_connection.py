@@ -38,6 +38,7 @@ from urllib3.exceptions import (
 )
 from urllib3.util import Url
 from urllib3.util.ssl_match_hostname import CertificateError
+from urllib3.util.wait import wait_for_write
 
 from sessionpool import _wire
 from sessionpool._clock import NEVER, SLICE, SYSTEM_CLOCK, Clock, Deadline
@@ -880,9 +881,8 @@ class _Tcp(HTTPConnection):
             try:
                 for option in self.socket_options or ():
                     sock.setsockopt(*option)
-                sock.settimeout(None if left == math.inf else left)
                 self.dial.watch(sock)
-                sock.connect(address)
+                _connect(sock, address, limit)
             except BaseException as error:
                 self.dial.close()
                 sock.close()
@@ -896,6 +896,19 @@ class _Tcp(HTTPConnection):
         if failure is None or isinstance(failure, TimeoutError):
             raise ConnectTimeoutError(self, f"connection to {self.host} timed out") from failure
         raise NewConnectionError(self, str(failure)) from failure
+
+
+def _connect(sock: socket.socket, address: Any, limit: float) -> None:
+    """Connect until the instant `limit`; in slices, as every wait."""
+    sock.setblocking(False)
+    error = sock.connect_ex(address)
+    if error in (errno.EINPROGRESS, errno.EWOULDBLOCK):
+        while not wait_for_write(sock, timeout=max(min(limit - SYSTEM_CLOCK.now(), SLICE), 0.0)):
+            if SYSTEM_CLOCK.now() >= limit:
+                raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+        error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if error:
+        raise OSError(error, os.strerror(error))
 
 
 class _Plain(_Tcp):
@@ -926,13 +939,24 @@ class _Unchanged:
         """Leave them as they are."""
 
     def wrap_socket(self, sock: socket.socket, **options: Any) -> ssl.SSLSocket:
-        """As the context does it, but Ctrl-C in the handshake leaves no socket open, which nobody would know of."""
+        """As the context does it, in slices; Ctrl-C in the handshake leaves no socket open that nobody knows."""
         context = self._context
         if type(context) is not ssl.SSLContext:  # truststore's looks at the certificate right after the handshake
             return cast(ssl.SSLSocket, context.wrap_socket(sock, **options))
+        timeout = sock.gettimeout()
+        limit = math.inf if timeout is None else SYSTEM_CLOCK.now() + timeout
         wrapped = context.wrap_socket(sock, do_handshake_on_connect=False, **options)
         try:
-            wrapped.do_handshake()
+            while True:
+                left = limit - SYSTEM_CLOCK.now()
+                wrapped.settimeout(max(min(left, SLICE), 1e-3))
+                try:
+                    wrapped.do_handshake()  # begins where it was when the time was over
+                except TimeoutError:
+                    if left <= SLICE:
+                        raise
+                else:
+                    break
         except BaseException:
             wrapped.close()
             raise

@@ -153,9 +153,9 @@ class Lease:
             hold.depth -= 1
             if not hold.depth:
                 try:
-                    hold.pool.end(hold)
+                    hold.pool._end(hold)
                 except BaseException:  # Ctrl-C on the way; to let go of it twice is harmless, not at all is not
-                    hold.pool.let_go(hold, waits=False)
+                    hold.pool._let_go(hold, waits=False)
                     raise
 
     def abandon(self) -> None:
@@ -164,7 +164,7 @@ class Lease:
         if hold is not None:
             hold.depth -= 1
             if not hold.depth:
-                hold.pool.end(hold, lost=True)
+                hold.pool._end(hold, lost=True)
 
     def unbind(self) -> None:
         """From now on the lease lasts as long as a response, which any thread may have, not as long as its thread."""
@@ -178,7 +178,7 @@ class Lease:
             LeaseReleasedError: It has been released, or its thread has ended.
         """
         hold = self._hold
-        if hold is None or not hold.pool.hand_over(hold):
+        if hold is None or not hold.pool._hand_over(hold):
             raise LeaseReleasedError(
                 "this lease has been released, or has ended with its thread, and cannot be transferred"
             )
@@ -224,7 +224,7 @@ class _ThreadEnd:
     def __del__(self) -> None:
         pool = self._pool()
         if pool is not None:
-            pool.reclaim(self._thread)
+            pool._reclaim(self._thread)
 
 
 class SessionPool(Verbs):
@@ -400,7 +400,7 @@ class SessionPool(Verbs):
             if hold is not None:
                 hold.depth = 0
                 self._holds[hold] = None  # it may not have got there
-                self.end(hold)
+                self._end(hold)
             elif permit is not None:
                 self._seats.release(permit)
             raise
@@ -410,7 +410,7 @@ class SessionPool(Verbs):
         """Drop an identity with its cookies; its next lease begins blank. One that is leased now stays its holder's."""
         self._identities.pop(key, None)
 
-    def hand_over(self, hold: Hold) -> bool:
+    def _hand_over(self, hold: Hold) -> bool:
         """The calling thread takes a leased session over; called by its lease. False if the lease has ended."""
         here = self._local.here.thread
         with self._handing:
@@ -425,33 +425,29 @@ class SessionPool(Verbs):
             return False
         return True
 
-    def reclaim(self, thread: threading.Thread) -> None:
+    def _reclaim(self, thread: threading.Thread) -> None:
         """A thread has ended: so do its leases, but for what lasts as long as a response. Called by a finalizer."""
-        # A finalizer, but one that runs only at the end of its thread, which then is not in `hand_over`. In a forked
-        # process the lock may be that of a thread which is not there: so not for ever.
-        locked = self._handing.acquire(timeout=1.0)
-        try:
+        if self._process != os.getpid():
+            return  # in a forked process the lock may be that of a thread which is not there
+        with self._handing:  # a finalizer, but one that runs only at the end of its thread, which is not in there then
             for hold in list(self._holds):
                 if hold.thread is thread and hold.bound:
                     hold.depth = 0
-                    self.end(hold, lost=True)
-        finally:
-            if locked:
-                self._handing.release()
+                    self._end(hold, lost=True)
 
-    def end(self, hold: Hold, *, lost: bool = False) -> None:
+    def _end(self, hold: Hold, *, lost: bool = False) -> None:
         """The last lease of a hold has ended. `lost`: it was dropped, or its thread has ended; this is a finalizer."""
         if hold not in self._holds:
             return  # released by one thread when the one that held it had ended
         if lost and self._process != os.getpid():
-            return  # Python drops what other threads had before it calls `restart`, which knows better what to do
+            return  # Python drops what other threads had before it calls `_restart`, which knows better what to do
         if lost:
             self._lost.append(None)
             if self._leaks is not None:
                 self._leaks.lose(hold)
-        self.let_go(hold, waits=not lost)
+        self._let_go(hold, waits=not lost)
 
-    def let_go(self, hold: Hold, *, waits: bool) -> None:
+    def _let_go(self, hold: Hold, *, waits: bool) -> None:
         """Give back what a hold holds; with `waits=False` without waiting for a lock or calling a user's code."""
         permit = hold.permit
         if permit is not None and permit.state is not LEASED:
@@ -662,7 +658,7 @@ class SessionPool(Verbs):
             seconds=self.clock.now() - started,
         )
 
-    def restart(self) -> None:
+    def _restart(self) -> None:
         """Begin anew in a forked process: what other threads of the parent held is nobody's here.
 
         Whoever forked keeps its leases, its sessions their cookies, and identities that nobody held theirs.
@@ -701,7 +697,7 @@ _pools: weakref.WeakSet[SessionPool] = weakref.WeakSet()
 
 def _restart_all() -> None:
     for pool in list(_pools):
-        pool.restart()
+        pool._restart()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks

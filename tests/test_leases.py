@@ -589,7 +589,7 @@ def test_a_release_that_was_counted_twice_spoils_nothing(pool: SessionPool) -> N
     hold = lease._hold
     assert hold is not None
     lease.release()
-    pool.end(hold)
+    pool._end(hold)
 
     with pool.lease() as session:
         use(session)
@@ -776,13 +776,13 @@ def test_a_lease_handed_over_lives_on_with_its_heir(pool: SessionPool) -> None:
 def test_a_transfer_that_comes_too_late(pool: SessionPool, elsewhere: Callable[..., Any]) -> None:
     """The giver's thread ends in the midst of a transfer: it is one or the other, never a session that two may use."""
     lease = elsewhere(pool.lease, "ada")
-    hand_over = pool.hand_over
+    hand_over = pool._hand_over
 
     def after_the_end(hold: Any) -> bool:
-        pool.reclaim(hold.thread)
+        pool._reclaim(hold.thread)
         return hand_over(hold)
 
-    pool.hand_over = after_the_end  # type: ignore[method-assign]
+    pool._hand_over = after_the_end  # type: ignore[method-assign]
     with pytest.raises(LeaseReleasedError):
         lease.transfer()
 
@@ -806,7 +806,7 @@ def test_a_lease_that_ends_in_the_midst_of_its_transfer(
             if how == "released":
                 in_thread(lease.release).get()
             else:
-                calls.append(in_thread(pool.reclaim, giver))
+                calls.append(in_thread(pool._reclaim, giver))
             return True
 
     calls: list[InThread[None]] = []
@@ -842,7 +842,7 @@ def test_a_thread_that_ends_while_others_release_for_it(pool: SessionPool, elsew
 
     usual = pool._holds
     pool._holds = Passing(usual)
-    pool.reclaim(giver)
+    pool._reclaim(giver)
     (successor,) = successors
     use(successor.session)
 
