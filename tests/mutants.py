@@ -188,7 +188,7 @@ MUTANTS: Final = (
     Mutant(
         "a thread that ends gives its leases back",
         "_pool.py",
-        "            pool.reclaim(self._thread)",
+        "            pool._reclaim(self._thread)",
         "            pass",
         LEASES,
     ),
@@ -394,7 +394,7 @@ def judge(mutant: Mutant) -> str:
             return "hangs"
         if ended.returncode == 0:
             return ""
-        failed = re.search(r"^(?:FAILED|ERROR) (\S+)", ended.stdout, re.MULTILINE)
+        failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", ended.stdout, re.MULTILINE)
         if failed is None and "Timeout" in ended.stdout + ended.stderr:
             hung = re.findall(r"in (test_\w+)", ended.stdout + ended.stderr)
             return f"{hung[0]} (hangs)" if hung else "hangs"
