@@ -67,8 +67,8 @@ DARK_SECONDS: Final = 1.2
 # What a run may grow by after its warm-up. Of resident memory, some is the C library's, which keeps for each thread
 # what that has freed (about 8 MiB for 32 threads, reached in minutes, and none without its thread caches). So it is
 # Python's own counts that are held to a narrow limit: one object kept of a hundred requests would break it. The caches
-# are warm when they are full: the largest keeps 8,192 URLs, and here no two are alike.
-WARM_UP: Final = 10_000
+# are warm when they are full: the largest keeps 16,384 URLs, and here no two are alike.
+WARM_UP: Final = 20_000
 GROWTH_BYTES: Final = 16 * 1024 * 1024
 GROWTH_OBJECTS: Final = 1_000
 GROWTH_BLOCKS: Final = 4_000
@@ -659,6 +659,7 @@ class Results:
     counts: dict[str, Any] = attrs.field(factory=dict)  # the proxy's
     stats: dict[str, int] = attrs.field(factory=dict)  # the pool's
     seconds: float = 0.0
+    unclear: set[str] = attrs.field(factory=set)  # keys of promises that could not be judged
     notes: list[str] = attrs.field(factory=list)
 
     @property
@@ -870,6 +871,7 @@ def _judge(results: Results) -> None:
         if (more := last.blocks - first.blocks) > GROWTH_BLOCKS:
             tally.find("memory", f"{more:,} small blocks more than after the warm-up")
     else:
+        results.unclear.add("memory")
         results.notes.append(f"memory was not judged: that takes two stops after the first {WARM_UP:,} requests")
     if counts["open"]:
         tally.find("closing", f"{counts['open']} connections stayed open at the server")
@@ -973,8 +975,12 @@ def tables(results: Results) -> list[Table]:
 
 
 def verdict(results: Results) -> list[tuple[str, str]]:
-    """Each promise with "kept" or "BROKEN" before it."""
-    return [("BROKEN" if results.tally.found[key] else "kept", promise) for key, promise in PROMISES.items()]
+    """Each promise with "kept", "BROKEN" or "unclear" before it."""
+
+    def word(key: str) -> str:
+        return "BROKEN" if results.tally.found[key] else "unclear" if key in results.unclear else "kept"
+
+    return [(word(key), promise) for key, promise in PROMISES.items()]
 
 
 def plain(results: Results) -> str:
@@ -991,7 +997,7 @@ def plain(results: Results) -> str:
             ]
             lines.append(("  " + "  ".join(cells)).rstrip())
         lines.append("")
-    lines += [f"{word:<6}  {promise}" for word, promise in verdict(results)]
+    lines += [f"{word:<7}  {promise}" for word, promise in verdict(results)]
     lines += [f"note: {note}" for note in results.notes]
     return "\n".join(lines)
 
@@ -1036,7 +1042,7 @@ def show(results: Results) -> None:
             shown.add_row(*row)
         console.print(shown)
     for word, promise in verdict(results):
-        console.print(word, promise, style="green" if word == "kept" else "bold red", markup=False)
+        console.print(word, promise, style={"kept": "green", "unclear": "yellow"}.get(word, "bold red"), markup=False)
     for note in results.notes:
         console.print(f"note: {note}", markup=False)
 
@@ -1056,6 +1062,7 @@ def as_json(results: Results) -> dict[str, Any]:
         **results.about,
         "plan": attrs.asdict(results.plan),
         "kept": not results.broken,
+        "unclear": sorted(results.unclear),
         "broken": {key: {"promise": PROMISES[key], "times": results.tally.found[key]} for key in results.broken},
         "tally": tally,
         "proxy": results.counts,

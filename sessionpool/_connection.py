@@ -16,6 +16,7 @@ import select
 import socket
 import ssl
 import struct
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Hashable, Iterable
@@ -226,6 +227,11 @@ class Connection:
     def lie_idle(self, now: float) -> None:
         """Be ready for a first request until the idle limit has passed."""
         self._idle_until = now + self._idle_limit
+
+    @property
+    def is_retired(self) -> bool:
+        """It carries no further request."""
+        return self._spent
 
     def retire(self) -> None:
         """Carry no further request; the one under way ends as it would. Thread-safe."""
@@ -459,6 +465,8 @@ class Connection:
             ReadTimeout: The read timeout or the deadline has passed; it names the server and `what` it did.
         """
         waited = 0.0
+        if _is_of_the_kernel(sys.exc_info()[1]):
+            raise  # noqa: PLE0704 - called by whoever caught it
         while True:
             waited += self._slice
             if self._read_timeout is not None and waited >= self._read_timeout - 1e-6:
@@ -468,7 +476,9 @@ class Connection:
             self._arm(waited)
             try:
                 result = call(argument)
-            except _TIMED_OUT:
+            except _TIMED_OUT as error:
+                if _is_of_the_kernel(error):
+                    raise
                 continue
             self._arm()
             return result
@@ -566,6 +576,10 @@ class Reply:
         self._lease: Releasable | None = None
         if self._left == 0 and not head.chunked:
             self._end(complete=True)
+
+    def unbind(self) -> None:
+        """It is a stream, to be read by its thread or by another that has the response."""
+        self._permit.bound = False
 
     def keep(self, lease: Releasable) -> None:
         """Release `lease` when the body has ended; now, if it has.
@@ -873,29 +887,37 @@ class _Tcp(HTTPConnection):
         except socket.gaierror as error:
             raise Urllib3NameResolutionError(self.host, self, error) from error
         failure: OSError | None = None
-        for family, kind, protocol, _, address in found:
-            left = limit - SYSTEM_CLOCK.now()
-            if left <= 0:
-                break
-            sock = socket.socket(family, kind, protocol)
-            try:
-                for option in self.socket_options or ():
-                    sock.setsockopt(*option)
-                self.dial.watch(sock)
-                _connect(sock, address, limit)
-            except BaseException as error:
-                self.dial.close()
-                sock.close()
-                if not isinstance(error, OSError):
-                    raise
-                failure = error
-            else:
-                # For what comes now, TLS and the proxy's answer.
-                sock.settimeout(None if left == math.inf else max(limit - SYSTEM_CLOCK.now(), 1e-3))
-                return sock
-        if failure is None or isinstance(failure, TimeoutError):
-            raise ConnectTimeoutError(self, f"connection to {self.host} timed out") from failure
-        raise NewConnectionError(self, str(failure)) from failure
+        try:
+            for more, (family, kind, protocol, _, address) in zip(range(len(found), 0, -1), found, strict=True):
+                now = SYSTEM_CLOCK.now()
+                if now >= limit:
+                    break
+                try:
+                    sock = socket.socket(family, kind, protocol)
+                except OSError as error:  # a family that this system does not have
+                    failure = error
+                    continue
+                try:
+                    for option in self.socket_options or ():
+                        sock.setsockopt(*option)
+                    self.dial.watch(sock)
+                    # An equal part of the time for each that is left: one black hole must not have it all.
+                    _connect(sock, address, now + (limit - now) / more)
+                    # For what comes now, TLS and the proxy's answer.
+                    sock.settimeout(None if limit == math.inf else max(limit - SYSTEM_CLOCK.now(), 1e-3))
+                except BaseException as error:
+                    self.dial.close()
+                    sock.close()
+                    if not isinstance(error, OSError):
+                        raise
+                    failure = error
+                else:
+                    return sock
+            if failure is None or isinstance(failure, TimeoutError):
+                raise ConnectTimeoutError(self, f"connection to {self.host} timed out") from failure
+            raise NewConnectionError(self, str(failure)) from failure
+        finally:
+            failure = None  # it refers to this frame, and the frame to it
 
 
 def _connect(sock: socket.socket, address: Any, limit: float) -> None:
@@ -957,6 +979,8 @@ class _Unchanged:
                         raise
                 else:
                     break
+            # For what comes now: a proxy's answer to CONNECT, TLS within TLS.
+            wrapped.settimeout(None if timeout is None else max(limit - SYSTEM_CLOCK.now(), 1e-3))
         except BaseException:
             wrapped.close()
             raise
@@ -993,6 +1017,11 @@ def _make_context(verify: bool | str, cert: str | tuple[str, str] | None) -> ssl
 # the kernel's makes it one. Not with TLS, where CPython would take the kernel's time-out for "try again".
 _ON_LINUX: Final = platform == "linux"
 _TIMED_OUT: Final = (TimeoutError, BlockingIOError)  # CPython's, and EAGAIN, the kernel's
+
+
+def _is_of_the_kernel(error: BaseException | None) -> bool:
+    """The system has given the connection up (it says so once, and then that it ended): no slice that is over."""
+    return isinstance(error, OSError) and error.errno == errno.ETIMEDOUT
 
 
 def _set_timeout(sock: socket.socket, timeout: float | None) -> None:

@@ -16,6 +16,29 @@ from sessionpool._ledger import LEASED, NOTHING, WAITING, Actions, Ledger, Permi
 from sessionpool.exceptions import PoolClosed, PoolDeadlockError, PoolError, PoolQueueFull, PoolTimeout
 
 
+class _Baton:
+    """What a waiter blocks on. Thread-safe.
+
+    Whoever served the waiter may have been interrupted before it could release this. So the waiter looks at its permit
+    too, whenever a slice of its wait is over.
+    """
+
+    __slots__ = ("_lock", "_permit")
+
+    def __init__(self, permit: Permit[Any]) -> None:
+        self._permit = permit
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        """Wait for the release; true also if the permit waits no more."""
+        return self._lock.acquire(blocking, timeout) or self._permit.state is not WAITING
+
+    def release(self) -> None:
+        """Let the waiter go on."""
+        self._lock.release()
+
+
 class Books(NamedTuple, Generic[T]):
     """All that a gate knows at one moment."""
 
@@ -85,8 +108,7 @@ class Gate(Generic[T]):
             except QueueFullError:
                 granted = False
             if not granted and permit.state is WAITING:
-                permit.baton = threading.Lock()
-                permit.baton.acquire()
+                permit.baton = _Baton(permit)
                 waits = timeout is None or timeout > 0
                 if waits and deadline.at > asked:  # who does not wait does not wait for itself
                     own = self._own_in_the_way(permit)

@@ -68,7 +68,7 @@ class Results(Iterator[R], Generic[R]):
             if not self._waiting:
                 raise StopIteration
             future = self._outstanding.popleft() if self._ordered else self._first_finished()
-            error = _outcome(future)
+            error = outcome(future)
             self._waiting -= 1
             if error is None:
                 return future.result()
@@ -121,7 +121,7 @@ class Results(Iterator[R], Generic[R]):
                 future.add_done_callback(self._finished.put)
 
 
-def _outcome(future: Future[Any]) -> BaseException | None:
+def outcome(future: Future[Any]) -> BaseException | None:
     """What a future's function raised, `None` if nothing; waits for its end."""
     while True:
         with contextlib.suppress(TimeoutError):

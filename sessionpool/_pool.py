@@ -7,6 +7,7 @@ as `Limits.sessions` allows. A session that needs neither (a thread's own, witho
 from __future__ import annotations
 
 import concurrent.futures.thread
+import contextlib
 import math
 import os
 import sys
@@ -168,8 +169,11 @@ class Lease:
 
     def unbind(self) -> None:
         """From now on the lease lasts as long as a response, which any thread may have, not as long as its thread."""
-        if self._hold is not None and self._hold.depth == 1:
-            self._hold.bound = False
+        hold = self._hold
+        if hold is not None and hold.depth == 1:
+            hold.bound = False
+            if hold.permit is not None:
+                hold.permit.bound = False
 
     def transfer(self) -> Session:
         """Take the lease over: from now on the calling thread owns the session.
@@ -384,7 +388,10 @@ class SessionPool(Verbs):
                 session = here.session = self._new_session()
             else:
                 session = here.session
-                if session.owner != NOBODY:  # another thread has taken it over; it stays this thread's own
+                # Not by the owner: a lost lease may be just about to end in the thread that runs the collector.
+                if (
+                    session.hold is not None and session.hold.depth > 0
+                ):  # another thread has taken it over; it stays this thread's own
                     session = self._new_session()
             hold = Hold(self, session, key, thread, permit, self.clock.now())
             if key is None and not fresh:
@@ -392,6 +399,7 @@ class SessionPool(Verbs):
             if self._leaks is not None:
                 self._leaks.begin(hold)
             self._holds[hold] = None
+            session.hold = hold
             session.owner = get_ident()
             hold.depth = 1
             lease._hold = hold
@@ -421,7 +429,8 @@ class SessionPool(Verbs):
             if hold.permit is not None:
                 hold.permit.thread = get_ident()
         if hold not in self._holds:  # released meanwhile, by a third thread
-            hold.session.owner = NOBODY
+            if hold.session.hold is hold:
+                hold.session.owner = NOBODY
             return False
         return True
 
@@ -454,7 +463,8 @@ class SessionPool(Verbs):
             return  # done before, and the session may be another thread's by now
         hold.session.close_streams(collected=not waits)
         self._holds.pop(hold, None)  # after its connections, so that close() has nothing to cut, and before its seat
-        hold.session.owner = NOBODY
+        if hold.session.hold is hold:  # else it is leased anew by now; no call stands in between
+            hold.session.owner = NOBODY
         if permit is not None:
             if waits:
                 self._seats.release(permit)
@@ -574,8 +584,8 @@ class SessionPool(Verbs):
         """Change the limits: `pool.resize(attrs.evolve(pool.limits, per_host=20))`.
 
         Who waits is served at once if there is room now. Nothing in use is interrupted: what is beyond a lowered limit
-        is closed when it comes back, and nothing is opened until the limit holds again. `lifetime` and `max_uses`
-        count for connections opened from now on; leases that needed no seat when they began still have none.
+        is closed when it comes back, and nothing is opened until the limit holds again. `idle`, `lifetime` and
+        `max_uses` count for connections opened from now on; leases that needed no seat when they began still have none.
         """
         if not isinstance(limits, Limits):
             raise ValueError(f"limits must be a sessionpool.Limits, such as Limits(per_host=8); got {limits!r}")
@@ -612,7 +622,8 @@ class SessionPool(Verbs):
     def suspend(self) -> None:
         """Begin no request until `resume`: who asks for a connection waits, for `Timeout.pool` at most.
 
-        What is under way goes on; leases can be had. Wait for `stats().leased == 0` to know that all is quiet.
+        What is under way goes on, but a redirect's next hop is a request of its own; leases can be had. Wait for
+        `stats().leased == 0` to know that all is quiet.
         """
         self._transport.gate.suspend()
 
@@ -620,7 +631,7 @@ class SessionPool(Verbs):
         """End a suspension; those who waited go first, in the order they came."""
         self._transport.gate.resume()
 
-    def close(self, timeout: float = 10.0) -> CloseReport:
+    def close(self, timeout: float | None = 10.0) -> CloseReport:
         """Close the pool: refuse new leases and requests, wake all waiters with `PoolClosed`, close idle connections.
 
         Then wait until the leases of other threads have been released, `timeout` seconds at most, and cut off the
@@ -642,7 +653,7 @@ class SessionPool(Verbs):
             self._leaks.stop()
         seats = self._seats.close()
         connections = self._transport.close()
-        deadline = started + timeout
+        deadline = math.inf if timeout is None else started + timeout
         try:
             while (left := self._foreign_leases()) and self.clock.wait(self._returned, deadline):
                 pass
@@ -696,8 +707,9 @@ _pools: weakref.WeakSet[SessionPool] = weakref.WeakSet()
 
 
 def _restart_all() -> None:
-    for pool in list(_pools):
-        pool._restart()
+    with contextlib.ExitStack() as restarts:  # one that fails keeps none of the others as they were
+        for pool in list(_pools):
+            restarts.callback(pool._restart)
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks

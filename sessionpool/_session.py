@@ -227,6 +227,7 @@ class Session(Verbs):
         "_transport",
         "base_url",
         "cert",
+        "hold",
         "max_redirects",
         "owner",
         "stream",
@@ -239,6 +240,7 @@ class Session(Verbs):
         """A session of its own, over connections of its own; both arguments are the pool's."""
         defaults = defaults or Defaults.of()
         self.owner = ANYONE  # a thread's ident while leased
+        self.hold: Any = None  # the pool's, of the latest lease
         self.verify = defaults.verify
         self.cert = defaults.cert
         self.max_redirects = defaults.max_redirects
@@ -621,6 +623,7 @@ class Session(Verbs):
                     if self._streams is None:
                         self._streams = weakref.WeakSet()
                     self._streams.add(reply)
+                    reply.unbind()
             except BaseException:
                 reply.close()
                 raise

@@ -12,6 +12,7 @@ connection. Nothing is held between attempts.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import random
@@ -26,6 +27,7 @@ from sessionpool._clock import NEVER, Clock, Deadline
 from sessionpool._config import Limits, Timeout
 from sessionpool._connection import Connection, Connector, Reply, Route
 from sessionpool._gate import Books, Gate
+from sessionpool._jobs import outcome
 from sessionpool._ledger import Actions, Ledger, Permit, PoolStats
 from sessionpool._observer import Observer, Watch
 from sessionpool._wire import Head, split_url
@@ -150,9 +152,15 @@ class Transport:
                     break
             return Reply(connection, head, permit, self, self.clock.now() - asked, sent)
         except BaseException:
-            if permit.item is not None:
-                self.close_connection(permit.item, "broken")
-            self.gate.release(permit)
+            try:
+                if permit.item is not None:
+                    self.close_connection(permit.item, "broken")
+                self.gate.release(permit)
+            except BaseException:  # Ctrl-C on the way; to give back twice is harmless
+                if permit.item is not None:
+                    permit.item.close()
+                self.gate.abandon(permit)
+                raise
             raise
 
     def take_back(self, permit: Permit[Connection], connection: Connection, head: Head, *, complete: bool) -> None:
@@ -203,20 +211,27 @@ class Transport:
             ConnectionError, Timeout: One could not be opened; the others stay.
         """
         permits: list[Permit[Connection]] = []
+        opening: list[Future[bool]] = []
+        executor = ThreadPoolExecutor(16, f"sessionpool-{self.name}-warm-up")
         try:
             while True:
                 permits.append(Permit(route.key, route.identity, get_ident()))
                 if not self.gate.claim(permits[-1], math.inf if wanted is None else wanted):
                     break
-            opening: list[Future[None]] = []
-            with ThreadPoolExecutor(16, f"sessionpool-{self.name}-warm-up") as executor:
-                opening += [executor.submit(self._open_idle, permit, route, timeout) for permit in permits[:-1]]
+            for permit in permits[:-1]:
+                opening.append(executor.submit(self._open_idle, permit, route, timeout))  # noqa: PERF401 - one by one
+            errors = [outcome(each) for each in opening]
+            executor.shutdown()
         finally:
-            for permit in permits:  # of those begun all have been given back; to do it twice is harmless
-                self.gate.release(permit)
-        for each in opening:
-            each.result()
-        return len(opening)
+            # Those that are being opened give their permits back themselves.
+            for at, permit in enumerate(permits):
+                if at >= len(opening) or opening[at].cancel():
+                    self.gate.release(permit)
+            executor.shutdown(wait=False)
+        for error in errors:
+            if error is not None:
+                raise error
+        return sum(each.result() for each in opening)
 
     def restart(self) -> None:
         """Begin anew in a forked process, without a connection; those inherited are the parent's."""
@@ -282,18 +297,20 @@ class Transport:
                 self.watch.drop()
         return connection
 
-    def _open_idle(self, permit: Permit[Connection], route: Route, timeout: Timeout) -> None:
-        """Open a connection for this permit and leave it idle."""
+    def _open_idle(self, permit: Permit[Connection], route: Route, timeout: Timeout) -> bool:
+        """Open a connection for this permit and leave it idle; false if `refresh` came meanwhile."""
         permit.thread = get_ident()
         connection = None
         try:
             opened = self._open(permit, route, timeout, NEVER)
             opened.lie_idle(self.clock.now())
-            connection = opened
+            if not opened.is_retired:
+                connection = opened
         finally:
             if connection is None and permit.item is not None:
                 self.close_connection(permit.item, "broken")
             self.gate.release(permit, connection)
+        return connection is not None
 
     def _limit_for(self, key: Hashable) -> int:
         if not self.limits.overrides:
@@ -307,8 +324,9 @@ _transports: weakref.WeakSet[Transport] = weakref.WeakSet()
 
 
 def _restart_all() -> None:
-    for transport in list(_transports):
-        transport.restart()
+    with contextlib.ExitStack() as restarts:  # one that fails keeps none of the others as they were
+        for transport in list(_transports):
+            restarts.callback(transport.restart)
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks

@@ -151,8 +151,8 @@ MUTANTS: Final = (
     Mutant(
         "any exception gives the permit back",
         "_transport.py",
-        "        except BaseException:\n            if permit.item is not None:\n",
-        "        except Exception:\n            if permit.item is not None:\n",
+        "        except BaseException:\n            try:\n                if permit.item is not None:\n",
+        "        except Exception:\n            try:\n                if permit.item is not None:\n",
         ("tests/scenarios", "tests/with_server/test_pool.py", "tests/with_server/test_faults.py"),
     ),
     Mutant(

@@ -1959,3 +1959,30 @@ def test_any_executor_will_do(pool: SessionPool) -> None:
     assert len(own_sessions) == 4
     assert per_user == dict.fromkeys(range(1, 11), 3)
     nothing_is_leased(pool)
+
+
+def test_a_lease_that_is_just_being_lost_keeps_no_cookies(pool: SessionPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The collector ends a lost lease in another thread: meanwhile its own thread gets its own session all the same."""
+    with pool.lease() as own:
+        own.cookies["who"] = "me"
+    lost: list[Any] = [pool.lease()]
+    reached, go_on, close_streams = threading.Event(), threading.Event(), Session.close_streams
+    here = threading.current_thread()
+
+    def slowly(session: Session, **kwargs: Any) -> None:
+        close_streams(session, **kwargs)
+        if threading.current_thread() is not here:
+            reached.set()
+            assert go_on.wait(20)
+
+    monkeypatch.setattr(Session, "close_streams", slowly)
+    with in_thread(lost.clear):
+        assert reached.wait(20)
+        with pool.lease() as again:
+            go_on.set()
+            eventually(lambda: pool.stats().sessions == 1)
+
+            assert again is own
+            assert again.cookies["who"] == "me"
+            use(again)
+    nothing_is_leased(pool)

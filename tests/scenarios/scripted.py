@@ -174,6 +174,9 @@ class Wire:
     def cut(self) -> None:
         """`close` cuts what is being connected; here that is for the test to end."""
 
+    def restart(self) -> None:
+        """Nor is anything of a scripted wire's the parent's."""
+
     def forget(self) -> None:
         """There are no TLS contexts here."""
 

@@ -499,9 +499,9 @@ class RawServer:
 
 
 @contextlib.contextmanager
-def deaf_listener() -> Iterator[str]:
+def deaf_listener(host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
     """A URL whose host answers no attempt to connect, because its queue of those is full."""
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, contextlib.ExitStack() as attempts:
+    with socket.create_server((host, port), backlog=0) as listener, contextlib.ExitStack() as attempts:
         while True:
             attempt = attempts.enter_context(socket.socket())
             attempt.settimeout(0.2)
@@ -509,7 +509,7 @@ def deaf_listener() -> Iterator[str]:
                 attempt.connect(listener.getsockname())
             except TimeoutError:
                 break
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        yield f"http://{host}:{listener.getsockname()[1]}/"
 
 
 # --- a pool to play against, and the audit ---

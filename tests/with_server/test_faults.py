@@ -35,6 +35,7 @@ from tests.with_server.raw_server import (
     await_bytes,
     chunked,
     close,
+    deaf_listener,
     discard,
     expect,
     half_close,
@@ -659,6 +660,30 @@ def test_a_dead_address_of_a_host_does_not_hide_the_others(resolve: Callable[...
 
         assert answer.content == b"hello"
         assert server.requests[0].all("Host") == [f"two.example:{server.port}"]
+
+
+def test_a_deaf_address_of_a_host_does_not_take_all_the_time(resolve: Callable[..., None]) -> None:
+    """Each address has its part of the limit, as where IPv6 is promised and leads nowhere."""
+    with (
+        playing([expect(), send(OK)], timeout=Timeout(connect=2)) as (pool, server),
+        deaf_listener("127.0.0.2", server.port),
+    ):
+        resolve("two.example", "127.0.0.2", "127.0.0.1")
+
+        assert pool.get(f"http://two.example:{server.port}/").content == b"hello"
+
+
+def test_an_address_of_an_unknown_family_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resolver may name addresses that this system has no sockets for."""
+    with playing([expect(), send(OK)]) as (pool, server):
+        usual = socket.getaddrinfo
+
+        def both(*args: Any) -> Any:
+            return [(socket.AF_APPLETALK, socket.SOCK_STREAM, 0, "", ("nowhere", 0)), *usual(*args)]
+
+        monkeypatch.setattr(socket, "getaddrinfo", both)
+
+        assert pool.get(server.url).content == b"hello"
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])

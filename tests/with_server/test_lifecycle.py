@@ -137,7 +137,7 @@ def test_the_limit_of_a_host_changes_under_load() -> None:
         stats = pool.stats()
 
         assert sum(answers) == sum(server.requests.values())
-        assert server.most_open == stats.peak == 8
+        assert server.most_open <= stats.peak == 8
         assert sum(server.accepted.values()) == stats.opened
 
 
@@ -161,7 +161,7 @@ def test_the_total_changes_under_load() -> None:
         stats = pool.stats()
 
         assert sum(answers) == sum(server.requests.values())
-        assert server.most_open == stats.peak == 9
+        assert server.most_open <= stats.peak == 9
         assert sum(server.accepted.values()) == stats.opened
 
 

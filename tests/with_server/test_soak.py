@@ -60,7 +60,8 @@ def test_a_short_soak_makes_every_fault_and_keeps_every_promise(tmp_path: Path) 
     assert found["pool"]["reused"] > 0
     assert {each["leased"] + each["waiting"] for each in found["stops"]} == {0}
     assert "BROKEN" not in ended.stdout
-    assert ended.stdout.count("\nkept ") == len(soak.PROMISES)
+    assert found["unclear"] == ["memory"]  # so short a run cannot tell
+    assert ended.stdout.count("\nkept ") == len(soak.PROMISES) - 1
     assert "4.2 s, 32 threads" in ended.stderr
 
 
@@ -255,7 +256,7 @@ def test_what_is_broken_is_found(
     found = json.loads(report.read_text("utf-8"))
     assert broken <= set(found["broken"]) <= broken | perhaps, said.err
     for promise in broken:
-        assert f"BROKEN  {soak.PROMISES[promise]}" in said.out
+        assert f"BROKEN   {soak.PROMISES[promise]}" in said.out
         assert found["tally"]["told"][promise][0].splitlines()[0] in said.err
 
 
