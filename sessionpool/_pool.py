@@ -463,8 +463,10 @@ class SessionPool(Verbs):
             return  # done before, and the session may be another thread's by now
         hold.session.close_streams(collected=not waits)
         self._holds.pop(hold, None)  # after its connections, so that close() has nothing to cut, and before its seat
-        if hold.session.hold is hold:  # else it is leased anew by now; no call stands in between
-            hold.session.owner = NOBODY
+        session = hold.session
+        if session.hold is hold:  # else it is leased anew by now; no call stands in between
+            session.owner = NOBODY
+            session.hold = None
         if permit is not None:
             if waits:
                 self._seats.release(permit)

@@ -240,7 +240,7 @@ class Session(Verbs):
         """A session of its own, over connections of its own; both arguments are the pool's."""
         defaults = defaults or Defaults.of()
         self.owner = ANYONE  # a thread's ident while leased
-        self.hold: Any = None  # the pool's, of the latest lease
+        self.hold: Any = None  # the pool's, while leased
         self.verify = defaults.verify
         self.cert = defaults.cert
         self.max_redirects = defaults.max_redirects
