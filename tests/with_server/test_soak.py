@@ -245,7 +245,18 @@ def test_what_is_broken_is_found(
     report = tmp_path / "soak.json"
     status = soak.main(
         [
-            *("--minutes", "0.05" if "memory" in broken else "0.012", "--faults", "0", "--restarts", "0", "--seed", "1", "--threads", "8"),
+            *(
+                "--minutes",
+                "0.05" if "memory" in broken else "0.012",
+                "--faults",
+                "0",
+                "--restarts",
+                "0",
+                "--seed",
+                "1",
+                "--threads",
+                "8",
+            ),
             *("--identities", "2", "--json", str(report)),
         ],
         make_pool=lambda **settings: make(breakage, settings),
