@@ -131,7 +131,7 @@ class Gate(Generic[T]):
         with self._settled():
             if not self._closed:
                 return self._ledger.claim(permit, most, self._clock.now())
-        raise PoolClosed(f"pool {self._name!r} is closed; {self._describe(permit.key)} was not asked")
+        raise self._refusal(permit, closed=True, own=0)
 
     def release(self, permit: Permit[T], item: T | None = None, now: float | None = None) -> None:
         """Give a permit back from whatever state it is in, with its item if that can be used again.

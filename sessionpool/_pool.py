@@ -388,10 +388,9 @@ class SessionPool(Verbs):
                 session = here.session = self._new_session()
             else:
                 session = here.session
-                # Not by the owner: a lost lease may be just about to end in the thread that runs the collector.
-                if (
-                    session.hold is not None and session.hold.depth > 0
-                ):  # another thread has taken it over; it stays this thread's own
+                # One that another thread has taken over stays this thread's own. It is not known by its owner: a lost
+                # lease may be just about to end in the thread that runs the collector.
+                if session.hold is not None and session.hold.depth > 0:
                     session = self._new_session()
             hold = Hold(self, session, key, thread, permit, self.clock.now())
             if key is None and not fresh:
@@ -674,7 +673,8 @@ class SessionPool(Verbs):
     def _restart(self) -> None:
         """Begin anew in a forked process: what other threads of the parent held is nobody's here.
 
-        Whoever forked keeps its leases, its sessions their cookies, and identities that nobody held theirs.
+        Whoever forked keeps its leases, its sessions their cookies, and identities that nobody held theirs. The
+        transport begins anew by a hook of its own.
         """
         self._process = os.getpid()
         here = self._local.here.thread
@@ -686,7 +686,6 @@ class SessionPool(Verbs):
                 if hold.key is not None:  # another thread may have been in the midst of changing it
                     self._identities.pop(hold.key, None)
         self._seats.restart(hold.permit for hold in self._holds if hold.permit is not None)
-        self._transport.restart()
         self._executor = None
         self._executor_lock = threading.Lock()
         self._handing = threading.Lock()
