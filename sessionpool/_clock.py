@@ -8,9 +8,14 @@ from __future__ import annotations
 import math
 import time
 from queue import Empty, SimpleQueue
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import attrs
+
+if TYPE_CHECKING:
+    from sessionpool.exceptions import Timeout
+
+E = TypeVar("E", bound="Timeout")
 
 
 class Baton(Protocol):
@@ -53,10 +58,6 @@ class Clock(Protocol):
         """Seconds since the epoch, for what is dated by calendar: cookies, HTTP dates."""
         ...
 
-    def sleep(self, seconds: float) -> None:
-        """Pause this thread."""
-        ...
-
     def wait(self, baton: Baton, until: float) -> bool:
         """Block until the baton is released (True) or the instant `until` has passed (False)."""
         ...
@@ -72,7 +73,6 @@ class SystemClock:
 
     now = staticmethod(time.monotonic)
     wall = staticmethod(time.time)
-    sleep = staticmethod(time.sleep)
 
     def wait(self, baton: Baton, until: float) -> bool:
         while (left := until - time.monotonic()) > SLICE:
@@ -84,9 +84,12 @@ class SystemClock:
 SYSTEM_CLOCK: Final = SystemClock()
 
 
-@attrs.define(eq=False)  # not frozen: one is made per request, and frozen costs three times as much to make
+@attrs.define(eq=False)  # not frozen: one is made per wait, and frozen costs three times as much to make
 class Deadline:
-    """One instant on `Clock.now`'s scale, shared by every step of an operation; `inf` never passes. Never changed.
+    """One instant on `Clock.now`'s scale, shared by every step of an operation; `inf` never passes.
+
+    The deadline of a whole call also keeps account of what the call's time went into. Confined to the thread that
+    makes the call, or reads its stream.
 
     Attributes:
         at: The instant.
@@ -97,6 +100,9 @@ class Deadline:
     at: float
     name: str
     timeout: float | None
+    _stage: str = ""
+    _since: float = 0.0
+    _spent: dict[str, float] | None = None
 
     @classmethod
     def after(cls, timeout: float | None, now: float, name: str) -> Deadline:
@@ -111,6 +117,24 @@ class Deadline:
     def earlier(self, other: Deadline) -> Deadline:
         """Whichever of the two passes first."""
         return self if self.at <= other.at else other
+
+    def enter(self, stage: str, now: float) -> None:
+        """From `now` on the call's time goes into this stage; not for `NEVER`, which all calls share."""
+        if self._spent is None:
+            self._spent = {}
+        if self._stage:
+            self._spent[self._stage] = self._spent.get(self._stage, 0.0) + now - self._since
+        self._stage, self._since = stage, now
+
+    def blame(self, error: E, now: float) -> E:
+        """The error of a call whose time is over: its stage, and the time that each stage took, added to it."""
+        if self._stage:
+            self.enter(self._stage, now)
+            stages = dict(self._spent or {})
+            error.stage, error.stages = self._stage, stages
+            took = ", ".join(f"{name} {seconds:.3g} s" for name, seconds in stages.items())
+            error.args = (f"{error.args[0]}, in stage {self._stage!r} ({took})", *error.args[1:])
+        return error
 
 
 NEVER: Final = Deadline(math.inf, "no limit", None)

@@ -124,3 +124,107 @@ class Timeout:
 )  # a call site passes the same numbers again and again; validating costs 5 µs
 def _with_pair(base: Timeout, connect: float | None, read: float | None) -> Timeout:
     return attrs.evolve(base, connect=connect, read=read)
+
+
+def _instance(kind: type) -> Callable[..., None]:
+    """A validator: one of the settings classes here, or `None`."""
+
+    def check(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if value is not None and not isinstance(value, kind):
+            where = f"{type(instance).__name__}.{attribute.name}"
+            raise ValueError(f"{where} must be a sessionpool.{kind.__name__}, or None; got {value!r}")
+
+    return check
+
+
+@attrs.frozen(kw_only=True)
+class RateLimit:
+    """How often a host may be asked.
+
+    Attributes:
+        rate: Requests per second, retries and redirects included.
+        burst: Requests that may go at once after a pause: in no window of `w` seconds more than `burst + rate * w`.
+    """
+
+    rate: float = attrs.field(validator=_number(0, exclusive=True))
+    burst: int = attrs.field(default=1, validator=_number(1, integer=True))
+
+
+@attrs.frozen(kw_only=True)
+class AutoThrottle:
+    """A pause between the requests to a host that follows its latency: a host that slows down is asked less often.
+
+    The pause is such that `concurrency` requests are under way on average: the latency divided by it, averaged with the
+    pause before; answers other than 2xx and 3xx do not shorten it.
+
+    Attributes:
+        concurrency: Requests under way at the host, on average.
+        start: Seconds between the first requests.
+        least: Seconds, never less.
+        most: Seconds, never more.
+    """
+
+    concurrency: float = attrs.field(default=1.0, validator=_number(0, exclusive=True))
+    start: float = attrs.field(default=1.0, validator=_number(0))
+    least: float = attrs.field(default=0.0, validator=_number(0))
+    most: float = attrs.field(default=60.0, validator=_number(0, exclusive=True))
+
+
+@attrs.frozen(kw_only=True)
+class AdaptiveConcurrency:
+    """A limit on a host's connections that halves when it is overloaded (429, 503, time-outs) and grows back.
+
+    It starts from, and grows back to, what `Limits` allows: by one for as many good answers as it is high.
+
+    Attributes:
+        least: Connections, never fewer.
+    """
+
+    least: int = attrs.field(default=1, validator=_number(1, integer=True))
+
+
+@attrs.frozen(kw_only=True)
+class CircuitBreaker:
+    """A host that keeps failing is left alone for a while: requests to it fail at once, with `CircuitOpenError`.
+
+    Failures are connections that cannot be had or break, time-outs, and the statuses 500, 502, 503 and 504. When its
+    time is over one request is let through as a probe: a good answer closes the circuit, a failure opens it again.
+
+    Attributes:
+        failures: Failures in a row that open it; `None`: no matter how many.
+        rate: Share of failures among the requests of the last `window` seconds that opens it; `None`: no matter.
+        window: Seconds.
+        requests: How many requests there must be in the window for `rate` to count.
+        open: Seconds that it stays open the first time; the second time twice that, and so on, less up to a fifth at
+            random.
+        most: Seconds, never longer.
+    """
+
+    failures: int | None = attrs.field(default=5, validator=_number(1, integer=True))
+    rate: float | None = attrs.field(default=None, validator=_number(0, exclusive=True))
+    window: float = attrs.field(default=10.0, validator=_number(0, exclusive=True))
+    requests: int = attrs.field(default=20, validator=_number(1, integer=True))
+    open: float = attrs.field(default=30.0, validator=_number(0, exclusive=True))
+    most: float = attrs.field(default=300.0, validator=_number(0, exclusive=True))
+
+
+@attrs.frozen(kw_only=True)
+class Governor:
+    """How hosts are protected, each for itself; all but `cool_down` is off unless asked for.
+
+    Attributes:
+        cool_down: A host that says when it wants to be asked again (`Retry-After` with 429 or 503, `RateLimit`) is left
+            alone until then, by all threads.
+        rate: See `RateLimit`.
+        throttle: See `AutoThrottle`.
+        concurrency: See `AdaptiveConcurrency`.
+        circuit: See `CircuitBreaker`.
+        hosts: How many hosts are remembered; the one that was asked longest ago is forgotten first.
+    """
+
+    cool_down: bool = True
+    rate: RateLimit | None = attrs.field(default=None, validator=_instance(RateLimit))
+    throttle: AutoThrottle | None = attrs.field(default=None, validator=_instance(AutoThrottle))
+    concurrency: AdaptiveConcurrency | None = attrs.field(default=None, validator=_instance(AdaptiveConcurrency))
+    circuit: CircuitBreaker | None = attrs.field(default=None, validator=_instance(CircuitBreaker))
+    hosts: int = attrs.field(default=10_000, validator=_number(1, integer=True))

@@ -180,6 +180,12 @@ class Gate(Generic[T]):
             actions = self._ledger.resize(total, max_waiting=max_waiting, max_idle=max_idle, now=now)
         self._act(actions, "evicted")
 
+    def relimit(self, key: Hashable) -> None:
+        """The limit of this key has changed."""
+        with self._settled():
+            actions = self._ledger.relimit(key, self._clock.now())
+        self._act(actions, "evicted")
+
     def evict(self) -> None:
         """Close what is idle."""
         with self._settled():

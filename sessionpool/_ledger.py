@@ -184,7 +184,7 @@ class Ledger(Generic[T]):
     """The books of one pool. Confined: whoever calls holds the gate's lock.
 
     Args:
-        limit_of: The limit for a key, asked once when the key turns up, and again by `resize`.
+        limit_of: The limit for a key, asked once when the key turns up, and again by `resize` and `relimit`.
         total: The limit over all keys.
         max_waiting: How many permits may wait; `None` for any number.
         max_idle: Seconds after which an idle item is to be closed.
@@ -318,14 +318,18 @@ class Ledger(Generic[T]):
         self.total, self.max_waiting, self.max_idle = total, max_waiting, max_idle
         close: list[Permit[T]] = []
         for host in self._hosts.values():
-            host.limit = self._limit_of(host.key)
-            surplus = len(host.leased) - host.closing + len(host.idle) - host.limit
-            close += [self._retire(item, host, now) for item in host.idle[: max(surplus, 0)]]
-            if host.waiters:
-                self._turns[host] = None
+            close += self._limit_anew(host, now)
         while self._idle and self.open - self._closing > total:
             coldest, (owner, _) = next(iter(self._idle.items()))
             close.append(self._retire(coldest, owner, now))
+        return Actions(self._serve(now), close)
+
+    def relimit(self, key: Hashable, now: float) -> Actions[T]:
+        """Ask `limit_of` again for one key."""
+        host = self._hosts.get(key)
+        if host is None:
+            return NOTHING
+        close = self._limit_anew(host, now)
         return Actions(self._serve(now), close)
 
     def resume(self, now: float) -> Actions[T]:
@@ -399,6 +403,13 @@ class Ledger(Generic[T]):
             },
             suspended=self.suspended,
         )
+
+    def _limit_anew(self, host: _Host[T], now: float) -> list[Permit[T]]:
+        host.limit = self._limit_of(host.key)
+        if host.waiters:
+            self._turns[host] = None
+        surplus = len(host.leased) - host.closing + len(host.idle) - host.limit
+        return [self._retire(item, host, now) for item in host.idle[: max(surplus, 0)]]
 
     def _serve(self, now: float) -> list[Permit[T]]:
         """Lease to waiters while there is room, one of each key in turn."""

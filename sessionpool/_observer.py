@@ -5,8 +5,25 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Hashable
+from typing import Final
 
 _log = logging.getLogger("sessionpool")
+
+Event = Callable[..., None] | None
+_EVENTS: Final = (
+    "waited",
+    "connected",
+    "closed",
+    "responded",
+    "failed",
+    "leaked",
+    "retrying",
+    "denied",
+    "cooled",
+    "throttled",
+    "circuit",
+    "retired",
+)
 
 
 class Observer:
@@ -42,34 +59,75 @@ class Observer:
     def leaked(self, key: Hashable, seconds: float, stack: str) -> None:
         """A lease of `key` (`None`: no identity) was held beyond `leak_threshold`, or was dropped; taken at `stack`."""
 
+    def retrying(self, method: str, host: str, attempt: int, reason: str, wait: float) -> None:
+        """Attempt number `attempt` failed and another follows after `wait`; `reason`: a status or an error's class."""
+
+    def denied(self, host: str, reason: str) -> None:
+        """A request was not tried again, or not at all: budget, attempts, deadline, retry_after, body or circuit."""
+
+    def cooled(self, host: str, seconds: float, reason: str) -> None:
+        """The host cools down for so long from now, for all threads; `reason`: the status and field that asked for it.
+
+        A cool-down that ends before one under way is not told of.
+        """
+
+    def throttled(self, host: str, seconds: float) -> None:
+        """A request had to wait so long for the host's cool-down or rate limit."""
+
+    def circuit(self, host: str, state: str) -> None:
+        """The host's circuit is now closed, open or half-open."""
+
+    def retired(self, key: Hashable, reason: str) -> None:
+        """A session was retired; `key`: the identity's name, `None` if it is none's."""
+
 
 class Watch:
     """An observer's methods, and what to do when one raises. Thread-safe.
 
     Attributes:
-        waited, connected, closed, responded, failed, leaked: The observer's; `None` for those it does not override, for
+        waited, connected, closed, responded, failed, leaked, retrying, denied, cooled, throttled, circuit, retired: The
+            observer's; `None` for those it does not override, for
             all without an observer, and for all once one has raised: whoever has something to tell looks first,
             because not to call costs least, and calls `drop` when the call raises.
     """
 
-    __slots__ = ("_observers", "closed", "connected", "failed", "leaked", "responded", "waited")
+    __slots__ = ("_observers", *_EVENTS)
+
+    waited: Event
+    connected: Event
+    closed: Event
+    responded: Event
+    failed: Event
+    leaked: Event
+    retrying: Event
+    denied: Event
+    cooled: Event
+    throttled: Event
+    circuit: Event
+    retired: Event
 
     def __init__(self, observer: Observer | None) -> None:
         self._observers = [] if observer is None else [observer]
-        self.waited = self._find("waited")
-        self.connected = self._find("connected")
-        self.closed = self._find("closed")
-        self.responded = self._find("responded")
-        self.failed = self._find("failed")
-        self.leaked = self._find("leaked")
+        for event in _EVENTS:
+            setattr(self, event, self._find(event))
 
     def drop(self) -> None:
         """The observer raised: log that, and call it no more, so that it costs one log line and not one per request."""
-        self.waited = self.connected = self.closed = self.responded = self.failed = self.leaked = None
+        for event in _EVENTS:
+            setattr(self, event, None)
         with contextlib.suppress(IndexError):  # another thread was quicker; pop() is atomic, with and without a GIL
             _log.exception("observer %r raised and is dropped", self._observers.pop())
 
-    def _find(self, event: str) -> Callable[..., None] | None:
-        method: Callable[..., None] | None = getattr(self._observers[0], event, None) if self._observers else None
+    def tell(self, event: str, *arguments: object) -> None:
+        """Call the observer's method, if it has one; for what happens so seldom that the looking costs nothing."""
+        method: Event = getattr(self, event)
+        if method is not None:
+            try:
+                method(*arguments)
+            except Exception:  # noqa: BLE001 - whatever a user's code may raise
+                self.drop()
+
+    def _find(self, event: str) -> Event:
+        method: Event = getattr(self._observers[0], event, None) if self._observers else None
         own = getattr(method, "__func__", None) is not getattr(Observer, event)
         return method if own else None

@@ -24,12 +24,14 @@ from threading import get_ident
 from typing import Any, Protocol
 
 from sessionpool._clock import NEVER, Clock, Deadline
-from sessionpool._config import Limits, Timeout
+from sessionpool._config import Governor, Limits, Timeout
 from sessionpool._connection import Connection, Connector, Reply, Route
 from sessionpool._gate import Books, Gate
+from sessionpool._governor import Hosts
 from sessionpool._jobs import outcome
 from sessionpool._ledger import Actions, Ledger, Permit, PoolStats
 from sessionpool._observer import Observer, Watch
+from sessionpool._sleep import Sleepers
 from sessionpool._wire import Head, split_url
 from sessionpool.exceptions import (
     ConnectionBroken,
@@ -41,6 +43,7 @@ from sessionpool.exceptions import (
     PoolClosed,
 )
 
+UNGOVERNED = Governor(cool_down=False)
 MAX_ROUTES = 16384  # a crawler's hosts are many; 200 bytes each, and a route is soon made again
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # RFC 9110 §9.2.2
 
@@ -65,13 +68,24 @@ class Transport:
         gate: Grants the permits.
         routes: Those made so far, by the arguments of `route`.
         watch: Told what happens.
+        sleepers: Threads that pause, holding nothing.
+        hosts: What is known of each host, and when it may be asked next.
     """
 
-    def __init__(self, name: str, limits: Limits, clock: Clock, observer: Observer | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        limits: Limits,
+        clock: Clock,
+        observer: Observer | None = None,
+        governor: Governor = UNGOVERNED,
+    ) -> None:
         self.name = name
         self.limits = limits
         self.clock = clock
         self.watch = Watch(observer)
+        self.sleepers = Sleepers(clock)
+        self.hosts = Hosts(governor, clock, self.sleepers, self.watch, self._relimit)
         self._connector = Connector(clock)
         self._cut = ""
         self._generation = 0  # goes up with every `refresh`
@@ -180,6 +194,7 @@ class Transport:
 
     def close(self) -> Actions[Connection]:
         """Refuse new requests, wake who waits, close what is idle; requests under way go on."""
+        self.sleepers.close(f"pool {self.name!r} was closed")
         return self.gate.close()
 
     def cut(self, reason: str) -> int:
@@ -236,6 +251,8 @@ class Transport:
     def restart(self) -> None:
         """Begin anew in a forked process, without a connection; those inherited are the parent's."""
         self.gate.restart()
+        self.sleepers.restart()
+        self.hosts.restart()
         for connection in list(self._connections):
             connection.disown("this process was forked, and the connection is its parent's")
         self._connections.clear()
@@ -313,10 +330,15 @@ class Transport:
         return connection is not None
 
     def _limit_for(self, key: Hashable) -> int:
-        if not self.limits.overrides:
-            return self.limits.per_host
-        origin = str(key).partition(" ")[0]
-        return self.limits.for_host(origin.partition("://")[2].rpartition(":")[0].strip("[]"))
+        limit = self.limits.per_host
+        if self.limits.overrides:
+            origin = str(key).partition(" ")[0]
+            limit = self.limits.for_host(origin.partition("://")[2].rpartition(":")[0].strip("[]"))
+        return self.hosts.allowed(str(key), limit)
+
+    def _relimit(self, key: str) -> None:
+        """The governor allows a host another number of connections than before."""
+        self.gate.relimit(key)
 
 
 # For a forked process to begin them all anew.

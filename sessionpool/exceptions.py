@@ -10,10 +10,13 @@ attributes too, so nobody has to parse text. No message holds a header's value, 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sessionpool._ledger import PoolStats
+    from sessionpool._retry import Attempt
 
 
 class NotSent(Exception):
@@ -30,7 +33,11 @@ class RequestException(IOError):
     Attributes:
         request: The `PreparedRequest` it was raised for, or `None`.
         response: The `Response` it was raised for, or `None`.
+        attempts: Every `Attempt` of the request, the last one included, where a `RetryPolicy` was asked whether to
+            try again; else empty.
     """
+
+    attempts: Sequence[Attempt] = ()
 
     def __init__(self, *args: Any, request: Any = None, response: Any = None) -> None:
         self.response = response
@@ -39,7 +46,16 @@ class RequestException(IOError):
 
 
 class Timeout(RequestException):
-    """Some time limit passed; catches `ConnectTimeout`, `ReadTimeout` and `PoolTimeout`."""
+    """Some time limit passed; catches `ConnectTimeout`, `ReadTimeout` and `PoolTimeout`.
+
+    Attributes:
+        stage: Where `Timeout.total` was used up: lease, cool-down, throttle, permit, resolve, connect, tls, send, head,
+            body or backoff; empty where another limit passed.
+        stages: Seconds that each stage of the call took until then, in all attempts and redirects together.
+    """
+
+    stage: str = ""
+    stages: Mapping[str, float] = MappingProxyType({})
 
 
 # --- the pool and its leases: nothing was sent ---
@@ -71,6 +87,10 @@ class PoolClosed(PoolError):
 
 class PoolDeadlockError(PoolError):
     """The thread would wait for what it holds itself."""
+
+
+class IdentityRetiredError(PoolError):
+    """The identity was retired, and the pool is told not to begin it anew."""
 
 
 class LeaseStateError(RequestException):
@@ -144,6 +164,45 @@ class IncompleteRead(ChunkedEncodingError):
 
 class ContentDecodingError(RequestException):
     """The body could not be decoded by its `Content-Encoding`."""
+
+
+# --- trying again ---
+
+
+class RetryError(RequestException):
+    """The request was not tried (again), because there is no use in it now."""
+
+
+class RetryAfterTooLong(RetryError, Timeout):
+    """The server asks to wait longer than `RetryPolicy.retry_after_max` or the deadline allow.
+
+    Attributes:
+        seconds: How long it asked to wait, from then on.
+    """
+
+    def __init__(self, *args: Any, seconds: float = 0.0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.seconds = seconds
+
+
+class CoolDownTimeout(RetryAfterTooLong, NotSent):
+    """The host is cooling down, as it asked in answer to an earlier request, for longer than this one may wait."""
+
+
+class ThrottleTimeout(Timeout, NotSent):
+    """The host's rate limit has no place for the request before the deadline."""
+
+
+class CircuitOpenError(RetryError, NotSent):
+    """The host has failed too often of late and is left alone for a while.
+
+    Attributes:
+        seconds: Until it may be tried again.
+    """
+
+    def __init__(self, *args: Any, seconds: float = 0.0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.seconds = seconds
 
 
 # --- the response ---

@@ -12,7 +12,13 @@ if TYPE_CHECKING:
 class FakeClock:
     """A clock that stands still until told to move.
 
-    Thread-safe. A thread in `wait` or `sleep` goes on when the time it waits for has been reached by `advance`.
+    Thread-safe. A thread in `wait` goes on when the time it waits for has been reached by `advance`.
+
+    Args:
+        start: What `now` begins with.
+        wall: What `wall` begins with.
+        jumps: A wait that nobody ends ends at once, and the clock is then where it would have ended: for code on one
+            thread, whose pauses need nobody else to end them.
 
     >>> clock = FakeClock()
     >>> clock.advance(5)
@@ -20,11 +26,11 @@ class FakeClock:
     5.0
     """
 
-    def __init__(self, start: float = 0.0, wall: float = 1_800_000_000.0) -> None:
+    def __init__(self, start: float = 0.0, wall: float = 1_800_000_000.0, *, jumps: bool = False) -> None:
         self._now = start
         self._epoch = wall - start
-        self._moved = threading.Condition()
-        self._sleepers = 0
+        self._moving = threading.Lock()
+        self._jumps = jumps
 
     def now(self) -> float:
         """Seconds since this clock was made, plus its start."""
@@ -34,29 +40,19 @@ class FakeClock:
         """Seconds since the epoch; moves with `now`."""
         return self._epoch + self._now
 
-    @property
-    def sleepers(self) -> int:
-        """Threads that are in `sleep` at this moment."""
-        return self._sleepers
-
     def advance(self, seconds: float) -> None:
         """Move on; whoever waits for an instant that is now past goes on."""
-        with self._moved:
+        with self._moving:
             self._now += seconds
-            self._moved.notify_all()
-
-    def sleep(self, seconds: float) -> None:
-        """Block until `advance` has moved the clock `seconds` on."""
-        with self._moved:
-            until = self._now + seconds
-            self._sleepers += 1
-            try:
-                self._moved.wait_for(lambda: self._now >= until)
-            finally:
-                self._sleepers -= 1
 
     def wait(self, baton: Baton, until: float) -> bool:
         """Block until the baton is released (True) or the clock has reached `until` (False)."""
+        if self._jumps:
+            if baton.acquire(blocking=False):
+                return True
+            with self._moving:
+                self._now = max(self._now, until)
+            return False
         # Two things to wait for and no lock that covers both: look at the baton often, in real time.
         while not baton.acquire(timeout=0.0005):
             if self._now >= until:

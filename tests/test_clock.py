@@ -73,14 +73,6 @@ def test_the_system_clock_moves_forward() -> None:
     assert SYSTEM_CLOCK.wall() > 1_700_000_000
 
 
-def test_sleep_lets_at_least_the_time_pass() -> None:
-    """It may be longer, never shorter."""
-    before = SYSTEM_CLOCK.now()
-    SYSTEM_CLOCK.sleep(0.002)
-
-    assert SYSTEM_CLOCK.now() - before >= 0.002
-
-
 @pytest.mark.parametrize("until", [0.0, -1e9, -math.inf])
 def test_an_instant_that_has_passed_is_not_waited_for(until: float) -> None:
     """What is there is taken, what is not is not waited for."""
@@ -129,30 +121,15 @@ def test_a_fake_clock_moves_when_told() -> None:
     assert (clock.now(), clock.wall()) == (12.5, 1002.5)
 
 
-def test_a_fake_sleep_ends_when_its_time_has_come() -> None:
-    """Sleepers wake in the order of their instants, not before, and are counted while they sleep."""
-    clock = FakeClock()
-    with in_thread(clock.sleep, 5.0) as long, in_thread(clock.sleep, 1.0) as short:
-        eventually(lambda: clock.sleepers == 2)
-        clock.advance(0.999)
-        assert not short.is_done
-        clock.advance(0.001)
-        eventually(lambda: short.is_done)
-        assert clock.sleepers == 1
-        assert not long.is_done
-        clock.advance(4.0)
+def test_a_jumping_clock_is_where_a_wait_would_have_ended() -> None:
+    """Nobody has to advance it; a baton that is released already costs no time, an instant that has passed neither."""
+    clock = FakeClock(jumps=True)
 
-    assert long.error is short.error is None
-    assert clock.sleepers == 0
-
-
-@pytest.mark.parametrize("seconds", [0.0, -1.0])
-def test_a_fake_sleep_of_nothing_ends_at_once(seconds: float) -> None:
-    """As with the real one there is nothing to wait for."""
-    clock = FakeClock()
-    clock.sleep(seconds)
-
-    assert clock.now() == 0.0
+    assert not clock.wait(a_baton(), 5.0)
+    assert clock.now() == 5.0
+    assert not clock.wait(a_baton(), 1.0)
+    assert clock.wait(threading.Lock(), 9.0)
+    assert clock.now() == 5.0
 
 
 def test_a_fake_wait_ends_by_the_baton() -> None:

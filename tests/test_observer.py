@@ -21,6 +21,12 @@ EVENTS: dict[str, tuple[Any, ...]] = {
     "responded": ("GET", HOST, 200, 0.125, 100, 1024),
     "failed": ("GET", HOST, OSError("broken"), 0.125),
     "leaked": ("ada", 60.0, "crawler.py, line 7"),
+    "retrying": ("GET", HOST, 1, "503", 0.25),
+    "denied": (HOST, "budget"),
+    "cooled": (HOST, 30.0, "429 Retry-After"),
+    "throttled": (HOST, 0.5),
+    "circuit": (HOST, "open"),
+    "retired": ("ada", "blocked by 403"),
 }
 
 
@@ -47,6 +53,24 @@ class Recorder(Observer):
 
     def leaked(self, key: Hashable, seconds: float, stack: str) -> None:
         self.told.append(("leaked", key, seconds, stack))
+
+    def retrying(self, method: str, host: str, attempt: int, reason: str, wait: float) -> None:
+        self.told.append(("retrying", method, host, attempt, reason, wait))
+
+    def denied(self, host: str, reason: str) -> None:
+        self.told.append(("denied", host, reason))
+
+    def cooled(self, host: str, seconds: float, reason: str) -> None:
+        self.told.append(("cooled", host, seconds, reason))
+
+    def throttled(self, host: str, seconds: float) -> None:
+        self.told.append(("throttled", host, seconds))
+
+    def circuit(self, host: str, state: str) -> None:
+        self.told.append(("circuit", host, state))
+
+    def retired(self, key: Hashable, reason: str) -> None:
+        self.told.append(("retired", key, reason))
 
 
 def bound(watch: Watch) -> dict[str, Callable[..., None] | None]:
