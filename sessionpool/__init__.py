@@ -1,14 +1,23 @@
 """Thread-safe pools of isolated HTTP sessions that share one bounded, fair set of connections per host."""
 
-from sessionpool import auth, cookies, exceptions
+from sessionpool import adapters, auth, cookies, exceptions
 from sessionpool._api import delete, get, head, options, patch, post, put, request
 from sessionpool._codes import codes
-from sessionpool._config import Limits, Timeout
+from sessionpool._config import (
+    AdaptiveConcurrency,
+    AutoThrottle,
+    CircuitBreaker,
+    Governor,
+    Limits,
+    RateLimit,
+    Timeout,
+)
 from sessionpool._dump import ConnectionDump, LeaseDump, PoolDump, WaiterDump
 from sessionpool._ledger import HostStats, PoolStats
 from sessionpool._messages import PreparedRequest, Response
 from sessionpool._observer import Observer
 from sessionpool._pool import CloseReport, Lease, SessionPool
+from sessionpool._retry import Attempt, RetryPolicy
 from sessionpool._session import Session
 from sessionpool._version import __version__
 from sessionpool.exceptions import (
@@ -23,10 +32,15 @@ from sessionpool.exceptions import (
 )
 
 __all__ = [
+    "AdaptiveConcurrency",
+    "Attempt",
+    "AutoThrottle",
+    "CircuitBreaker",
     "CloseReport",
     "ConnectTimeout",
     "ConnectionDump",
     "ConnectionError",
+    "Governor",
     "HTTPError",
     "HostStats",
     "JSONDecodeError",
@@ -37,9 +51,11 @@ __all__ = [
     "PoolDump",
     "PoolStats",
     "PreparedRequest",
+    "RateLimit",
     "ReadTimeout",
     "RequestException",
     "Response",
+    "RetryPolicy",
     "Session",
     "SessionPool",
     "Timeout",
@@ -47,6 +63,7 @@ __all__ = [
     "URLRequired",
     "WaiterDump",
     "__version__",
+    "adapters",
     "auth",
     "codes",
     "cookies",

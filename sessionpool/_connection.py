@@ -594,6 +594,11 @@ class Reply:
             lease.unbind()
 
     @property
+    def granted(self) -> float:
+        """The instant at which the connection was had, or the right to open one."""
+        return self._permit.since
+
+    @property
     def ended(self) -> bool:
         """The connection has gone back."""
         return self._owner is None

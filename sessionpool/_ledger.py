@@ -129,6 +129,7 @@ class PoolStats:
         sessions: Sessions leased now.
         reclaimed: Leases that were not released but lost, and were taken back by the collector or because their thread
             had ended, since the start.
+        sleeping: Threads that pause before a request, for backoff, cool-down or rate, and hold no connection.
     """
 
     leased: int
@@ -142,6 +143,7 @@ class PoolStats:
     suspended: bool = False
     sessions: int = 0
     reclaimed: int = 0
+    sleeping: int = 0
 
 
 class QueueFullError(Exception):

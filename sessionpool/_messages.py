@@ -14,7 +14,7 @@ import io
 import json as json_module
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode
 
@@ -33,6 +33,7 @@ from sessionpool.exceptions import (
     InvalidURL,
     JSONDecodeError,
     MissingSchema,
+    RequestException,
     StreamConsumedError,
     UnrewindableBodyError,
 )
@@ -43,11 +44,14 @@ if TYPE_CHECKING:
     from urllib3 import HTTPResponse
 
     from sessionpool._connection import Releasable, Reply
+    from sessionpool._retry import Attempt
 
 REDIRECTS: Final = frozenset(
     {codes.moved, codes.found, codes.other, codes.temporary_redirect, codes.permanent_redirect}
 )
 _STREAM_PIECE: Final = 64 * 1024
+# A body that nobody wants is read so that its connection can be used again; beyond this a new one is cheaper.
+_SHORT: Final = 64 * 1024
 # Fields that prove who is asking: their values never appear in a message, and do not follow a redirect elsewhere.
 SECRET_FIELDS: Final = frozenset(
     {
@@ -593,12 +597,16 @@ class Response:
     Attributes:
         status_code: The status, e.g. 404.
         request: The `PreparedRequest` that this answers.
+        attempts: Every `Attempt` of the request, where there was a failure and a `RetryPolicy`; else empty.
+        retry_after: Seconds that a response of 429 or 503 asks to wait (`Retry-After`), from when it came; else `None`.
     """
 
     # On the class, so that making one sets only what differs.
     status_code: int = None  # type: ignore[assignment]  # as in requests, until somebody sets it
     request: PreparedRequest = None  # type: ignore[assignment]
     next: PreparedRequest | None = None
+    attempts: Sequence[Attempt] = ()
+    retry_after: float | None = None
     _reply: Reply | None = None
     _raw: Any = None
     _content: bytes | None = None
@@ -878,11 +886,6 @@ class Response:
         if pending is not None:
             yield from [pending] if delimiter else pending.splitlines()
 
-    def unread_at_most(self, size: int) -> bool:
-        """The body has been read, or the header says that it is no longer than `size` bytes."""
-        reply = self._reply
-        return reply is None or reply.ended or (reply.head.length is not None and reply.head.length <= size)
-
     def hold(self, lease: Releasable) -> None:
         """Release `lease` when the body has ended; now, if it has."""
         if self._reply is None:
@@ -903,6 +906,17 @@ class Response:
         """Give the connection back; one with unread bytes is closed."""
         if self._reply is not None:
             self._reply.close()
+
+    def finish(self) -> None:
+        """Be done with a response that nobody will read: a short body is read, so that its connection can be used again."""
+        try:
+            reply = self._reply
+            if reply is not None and not reply.ended and reply.head.length is not None and reply.head.length <= _SHORT:
+                self.content  # noqa: B018 - reads it
+        except RequestException:
+            pass  # nobody asked for this body
+        finally:
+            self.close()
 
     def _check_readable(self) -> None:
         if self._consumed:

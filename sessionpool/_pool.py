@@ -21,14 +21,15 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import attrs
 
 from sessionpool import _gate, _ledger
-from sessionpool._clock import NEVER, SYSTEM_CLOCK, Bell, Clock
-from sessionpool._config import Limits, Timeout
+from sessionpool._clock import NEVER, SYSTEM_CLOCK, Bell, Clock, Deadline
+from sessionpool._config import Governor, Limits, RateLimit, Timeout
 from sessionpool._dump import PoolDump, take
 from sessionpool._gate import Gate
 from sessionpool._jobs import Naming, Results
 from sessionpool._leaks import LeakWatch
 from sessionpool._ledger import LEASED, Ledger, Permit, PoolStats
-from sessionpool._session import NOBODY, Defaults, Session, Verbs
+from sessionpool._retry import RetryPolicy
+from sessionpool._session import NOBODY, UNSET, Defaults, Session, Verbs
 from sessionpool._transport import Transport
 from sessionpool.exceptions import LeaseReleasedError, PoolClosed
 
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 I = TypeVar("I")  # noqa: E741 - an item
 
-_UNSET: Any = object()
+DEFAULT_RETRY: Final = RetryPolicy()
 
 
 @attrs.frozen
@@ -208,14 +209,16 @@ class _Here:
         thread: The thread.
         session: Its own session.
         hold: The hold of its own session, or of one in its place while that is another thread's.
+        deadline: Of the call that waits for a session.
     """
 
-    __slots__ = ("hold", "session", "thread")
+    __slots__ = ("deadline", "hold", "session", "thread")
 
     def __init__(self, thread: threading.Thread) -> None:
         self.thread = thread
         self.session: Session | None = None
         self.hold: Hold | None = None
+        self.deadline = NEVER
 
 
 class _ThreadEnd:
@@ -244,6 +247,8 @@ class SessionPool(Verbs):
             thread; `None`: nobody looks.
         limits: How many connections and sessions.
         timeout: How long each step may take.
+        retry: Which failures are tried again: a `RetryPolicy`, or `None` for none.
+        governor: How hosts are protected: a `Governor`.
         observer: Told what happens.
         workers: Threads for `submit`, and for `map` unless it names another number.
         clock: Source of time; for tests.
@@ -260,6 +265,8 @@ class SessionPool(Verbs):
         name: str = "default",
         limits: Limits | None = None,
         timeout: Timeout | None = None,
+        retry: Any = DEFAULT_RETRY,
+        governor: Governor | None = None,
         observer: Observer | None = None,
         leak_threshold: float | None = None,
         workers: int = 32,
@@ -295,8 +302,11 @@ class SessionPool(Verbs):
             max_redirects=max_redirects,
             base_url=base_url,
             timeout=timeout,
+            retry=retry,
         )
-        self._transport = Transport(name, self.limits, clock, observer)
+        if governor is not None and not isinstance(governor, Governor):
+            raise ValueError(f"governor must be a sessionpool.Governor, such as Governor(rate=...); got {governor!r}")
+        self._transport = Transport(name, self.limits, clock, observer, governor or Governor())
         seats: Ledger[_Seat] = Ledger(lambda _: 1, self.limits.sessions or math.inf)
         self._seats: Gate[_Seat] = Gate(
             seats, clock, lambda *_: None, name, describe=_describe_seat, remedy="use that session, or release it first"
@@ -336,7 +346,7 @@ class SessionPool(Verbs):
 
     # --- leases ---
 
-    def lease(self, key: Hashable | None = None, *, fresh: bool = False, timeout: float | None = _UNSET) -> Lease:
+    def lease(self, key: Hashable | None = None, *, fresh: bool = False, timeout: float | None = UNSET) -> Lease:
         """Lease a session to this thread.
 
         Without arguments it is this thread's own session, the same every time, so its cookies stay; nested leases give
@@ -376,8 +386,8 @@ class SessionPool(Verbs):
         hold = None
         try:
             if permit is not None:
-                seconds = self._defaults.timeout.pool if timeout is _UNSET else timeout
-                self._seats.acquire(permit, seconds, NEVER)
+                seconds = self._defaults.timeout.pool if timeout is UNSET else timeout
+                self._seats.acquire(permit, seconds, here.deadline)
             if key is not None:
                 session = self._identities.get(key)
                 if session is None:
@@ -486,7 +496,7 @@ class SessionPool(Verbs):
 
         With `stream=True` the lease lasts until the body has been read, or the response is closed or dropped.
         """
-        lease = self.lease()
+        lease = self.lease() if self.limits.sessions is None else self._lease_by_deadline(kwargs.get("timeout"))
         try:
             ask = lease.session.request
             response = ask(method, url, **kwargs) if kwargs else ask(method, url)  # the same; see `Verbs.get`
@@ -495,6 +505,23 @@ class SessionPool(Verbs):
             raise
         response.hold(lease)
         return response
+
+    def _lease_by_deadline(self, timeout: Any) -> Lease:
+        """Lease this thread's session, which may have to be waited for, within the call's `Timeout.total`."""
+        resolved = self._defaults.timeout if timeout is None else self._defaults.timeout.override(timeout)
+        if resolved.total is None:
+            return self.lease()
+        now = self.clock.now()
+        deadline = Deadline.after(resolved.total, now, "Timeout.total")
+        deadline.enter("lease", now)
+        here = self._local.here
+        here.deadline = deadline
+        try:
+            lease = self.lease()
+        finally:
+            here.deadline = NEVER
+        lease.session.deadline = deadline
+        return lease
 
     # --- many items ---
 
@@ -570,7 +597,7 @@ class SessionPool(Verbs):
 
     def stats(self) -> PoolStats:
         """The counts of this moment."""
-        return attrs.evolve(self._transport.stats(), sessions=len(self._holds), reclaimed=len(self._lost))
+        return self._with_ours(self._transport.stats())
 
     def dump(self) -> PoolDump:
         """Every lease, waiter and connection with its age and thread, for people: `print(pool.dump())`.
@@ -578,8 +605,23 @@ class SessionPool(Verbs):
         It tells names of threads, hosts and identities, and the places in the code where threads are.
         """
         connections = self._transport.disclose()
-        stats = attrs.evolve(connections.stats, sessions=len(self._holds), reclaimed=len(self._lost))
-        return take(self.name, stats, connections, self._seats.books(), list(self._holds), _describe_seat)
+        return take(
+            self.name,
+            self._with_ours(connections.stats),
+            connections,
+            self._seats.books(),
+            list(self._holds),
+            _describe_seat,
+        )
+
+    def _with_ours(self, stats: PoolStats) -> PoolStats:
+        """The gate's counts, with those that it does not know."""
+        return attrs.evolve(
+            stats,
+            sessions=len(self._holds),
+            reclaimed=len(self._lost),
+            sleeping=len(self._transport.sleepers),
+        )
 
     def resize(self, limits: Limits) -> None:
         """Change the limits: `pool.resize(attrs.evolve(pool.limits, per_host=20))`.
@@ -619,6 +661,16 @@ class SessionPool(Verbs):
             raise PoolClosed(f"pool {self.name!r} is closed")
         route = self._new_session().route_to(url)
         return self._transport.warm_up(route, connections, self._defaults.timeout)
+
+    def limit_rate(self, url: str, rate: RateLimit) -> None:
+        """From now on ask a URL's host no more often than this, over `Governor.rate` if it is stricter.
+
+        For what is learned on the way, such as the `Crawl-delay` of a robots.txt:
+        `pool.limit_rate(url, RateLimit(rate=1 / delay))`.
+        """
+        if not isinstance(rate, RateLimit):
+            raise ValueError(f"limit_rate takes a sessionpool.RateLimit, such as RateLimit(rate=0.5); got {rate!r}")
+        self._transport.hosts.pace(self._new_session().route_to(url).key, rate.rate, rate.burst)
 
     def suspend(self) -> None:
         """Begin no request until `resume`: who asks for a connection waits, for `Timeout.pool` at most.

@@ -12,6 +12,7 @@ import os
 import ssl
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import urljoin
@@ -33,8 +34,10 @@ from sessionpool._messages import (
     add_params,
     parse_target,
 )
+from sessionpool._retry import Retries, RetryPolicy, as_policy
 from sessionpool._transport import Transport
 from sessionpool._version import __version__
+from sessionpool.adapters import HTTPAdapter
 from sessionpool.auth import HTTPBasicAuth, HTTPProxyAuth
 from sessionpool.cookies import CookieJar, cookiejar_from_dict
 from sessionpool.exceptions import (
@@ -55,8 +58,10 @@ if TYPE_CHECKING:
 
 _METHODS: Final = frozenset({"GET", "OPTIONS", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 _BODILESS: Final = frozenset({"GET", "HEAD"})  # those that say nothing about a body they do not have
-# A redirect's body is read so that its connection can be used again; beyond this a new one is cheaper.
-_REDIRECT_BODY: Final = 64 * 1024
+_ASKS_FOR_PEACE: Final = frozenset({429, 503})  # RFC 6585 §4, RFC 9110 §15.6.4: may come with Retry-After
+_PATIENCE: Final = 60.0  # seconds that a request without a policy waits for a host that cools down
+
+UNSET: Final[Any] = object()
 
 # Owners of a session that is no thread's. Thread idents are never 0 or negative.
 ANYONE: Final = 0
@@ -98,6 +103,7 @@ class Defaults:
     max_redirects: int
     base_url: str | None
     timeout: Timeout
+    retry: RetryPolicy | None
     environment_proxies: Mapping[str, str]
     environment_ca: str | None
 
@@ -117,13 +123,14 @@ class Defaults:
         max_redirects: int = 30,
         base_url: str | None = None,
         timeout: Timeout | None = None,
+        retry: Any = None,
     ) -> Defaults:
         """Defaults from what a user wrote, checked now rather than at the first request.
 
         Raises:
             InvalidHeader: A header may not be sent.
             InvalidURL: `base_url` is not an absolute http or https URL.
-            ValueError: `timeout` is not a `Timeout`, or `max_redirects` not a number of at least 0.
+            ValueError: `timeout` is not a `Timeout`, `retry` no policy, or `max_redirects` not a number of at least 0.
         """
         merged = default_headers().merged(headers or {})
         merged.block()  # raises for what may not be sent, and is what the sessions share
@@ -146,6 +153,7 @@ class Defaults:
             max_redirects=max_redirects,
             base_url=base_url,
             timeout=timeout or Timeout(),
+            retry=as_policy(retry),
             environment_proxies=getproxies_environment() if trust_env else {},
             environment_ca=(os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE"))
             if trust_env
@@ -214,6 +222,8 @@ class Session(Verbs):
 
     __slots__ = (
         "__weakref__",
+        "_adapters",
+        "_asked",
         "_auth",
         "_claims",
         "_cookies",
@@ -223,10 +233,12 @@ class Session(Verbs):
         "_owns_transport",
         "_params",
         "_proxies",
+        "_retry",
         "_streams",
         "_transport",
         "base_url",
         "cert",
+        "deadline",
         "hold",
         "max_redirects",
         "owner",
@@ -247,12 +259,17 @@ class Session(Verbs):
         self.trust_env = defaults.trust_env
         self.stream = False
         self.timeout: Any = None
+        # The pool's: of a call that began when it had no session yet; for the next request.
+        self.deadline: Deadline | None = None
         self.base_url = defaults.base_url
         self._defaults = defaults
         self._owns_transport = transport is None
         # requests has no bound; these let single-threaded code keep many streams open without ever waiting for itself.
         self._transport = transport or Transport("session", Limits(per_host=1000, total=1000), SYSTEM_CLOCK)
         self._auth = defaults.auth
+        self._retry = defaults.retry
+        self._adapters: dict[str, HTTPAdapter] | None = None
+        self._asked = 0.0  # when the latest attempt began
         # The defaults' own, until somebody looks at them and may change them.
         self._headers = defaults.headers
         self._params = defaults.params
@@ -312,6 +329,44 @@ class Session(Verbs):
     def auth(self, auth: Any) -> None:
         self._check_holder()
         self._auth = as_auth(auth)
+
+    @property
+    def retry(self) -> RetryPolicy | None:
+        """Which failures are tried again; `None`: none. May be set to urllib3's `Retry` too, which is translated."""
+        self._check_holder()
+        return self._retry
+
+    @retry.setter
+    def retry(self, retry: Any) -> None:
+        self._check_holder()
+        self._retry = as_policy(retry)
+
+    @property
+    def adapters(self) -> dict[str, HTTPAdapter]:
+        """What is mounted, by the beginning of the URLs that it is for; the longest first."""
+        self._check_holder()
+        if self._adapters is None:
+            self._adapters = {"https://": HTTPAdapter(), "http://": HTTPAdapter()}
+        return self._adapters
+
+    def mount(self, prefix: str, adapter: HTTPAdapter) -> None:
+        """Use `adapter` for URLs that begin with `prefix`, unless a longer one is mounted for them."""
+        if not isinstance(adapter, HTTPAdapter):
+            raise ValueError(f"mount takes a sessionpool.adapters.HTTPAdapter; got {adapter!r}")
+        mounted = {**self.adapters, prefix.lower(): adapter}
+        self._adapters = dict(sorted(mounted.items(), key=lambda item: -len(item[0])))
+
+    def get_adapter(self, url: str) -> HTTPAdapter:
+        """What is mounted for this URL.
+
+        Raises:
+            InvalidSchema: Nothing is.
+        """
+        url = url.lower()
+        for prefix, adapter in self.adapters.items():
+            if url.startswith(prefix):
+                return adapter
+        raise InvalidSchema(f"no adapter is mounted for {_wire.redacted(url)!r}")
 
     @property
     def params(self) -> dict[str, Any]:
@@ -375,8 +430,9 @@ class Session(Verbs):
         verify: bool | str | ssl.SSLContext | None = None,
         cert: str | tuple[str, str] | None = None,
         json: Any = None,
+        retry: Any = UNSET,
     ) -> Response:
-        """Send a request and return the response, redirects followed.
+        """Send a request and return the response, redirects followed, failures tried again as the policy says.
 
         Args:
             method: Any token (RFC 9110 §9.1).
@@ -395,6 +451,7 @@ class Session(Verbs):
             verify: Instead of the session's.
             cert: Instead of the session's.
             json: Body, sent as JSON.
+            retry: A `RetryPolicy` (or urllib3's `Retry`, or `None` for no retries) instead of the session's.
 
         Raises:
             RequestException: See `sessionpool.exceptions`; `NotSent` and `MaySent` tell whether it may be sent again.
@@ -405,6 +462,10 @@ class Session(Verbs):
             if timeout is None:
                 timeout = self.timeout
             timeout = self._defaults.timeout if timeout is None else self._defaults.timeout.override(timeout)
+            deadline = NEVER
+            if timeout.total is not None:
+                deadline = self.deadline or Deadline.after(timeout.total, self._transport.clock.now(), "Timeout.total")
+                self.deadline = None
             if stream is None:
                 stream = self.stream
             if verify is None:
@@ -412,13 +473,37 @@ class Session(Verbs):
             if cert is None:
                 cert = self.cert
             prepared = self._prepare(method, url, params, data, headers, cookies, files, auth, hooks, json)
-            deadline = NEVER
-            if timeout.total is not None:
-                deadline = Deadline.after(timeout.total, self._transport.clock.now(), "Timeout.total")
+            policy = self._retry if retry is UNSET else as_policy(retry)
+            if self._adapters is not None and retry is UNSET:
+                policy = self.get_adapter(prepared.url).policy(policy)
+            retries: Retries | None = None
             history: list[Response] = []
             while True:
                 route = self._route(prepared, proxies, verify, cert)
-                response = self._exchange(prepared, route, timeout, deadline, stream)
+                failure: RequestException | None = None
+                try:
+                    response = self._attempt(prepared, route, timeout, deadline, stream, policy)
+                except RequestException as error:
+                    if policy is None:
+                        raise
+                    failure = error
+                if policy is not None and (
+                    failure is not None or response.status_code in policy.statuses or policy.retry is not None
+                ):
+                    if retries is None:
+                        retries = Retries(policy, self._transport, deadline, self._asked)
+                    try:
+                        response = retries.settle(
+                            failure or response,
+                            prepared,
+                            route.key,
+                            self._asked,
+                            partial(self._attempt, prepared, route, timeout, deadline, stream, policy),
+                        )
+                    finally:
+                        failure = None  # it refers to this frame, and the frame to it
+                if prepared.hooks:
+                    response = self._call_hooks(prepared, response, timeout, stream)
                 if history:
                     response.history = history[:]
                 if response.status_code not in REDIRECTS or not response.location:
@@ -451,6 +536,7 @@ class Session(Verbs):
             "timeout",
             "base_url",
             "_auth",
+            "_retry",
         ):
             setattr(twin, name, getattr(self, name))
         defaults = self._defaults
@@ -463,6 +549,7 @@ class Session(Verbs):
         if self._hooks is not defaults.hooks:
             twin._hooks = {name: list(each) for name, each in self._hooks.items()}
         twin._cookies = None if self._cookies is None else self._cookies.copy()
+        twin._adapters = None if self._adapters is None else dict(self._adapters)
         return twin
 
     def close(self) -> None:
@@ -604,51 +691,76 @@ class Session(Verbs):
 
     # --- sending ---
 
-    def _exchange(
-        self, prepared: PreparedRequest, route: Route, timeout: Timeout, deadline: Deadline, stream: bool
+    def _attempt(
+        self,
+        prepared: PreparedRequest,
+        route: Route,
+        timeout: Timeout,
+        deadline: Deadline,
+        stream: bool,
+        policy: RetryPolicy | None,
     ) -> Response:
-        """One request, one response; its cookies kept, its body read unless it is to be streamed, its hooks called."""
+        """One request, one response; its cookies kept, its body read unless it is to be streamed."""
         transport = self._transport
-        watch = transport.watch
-        asked = transport.clock.now()
+        watch, hosts = transport.watch, transport.hosts
+        watching = hosts.watching
+        if watching:
+            hosts.enter(route.key, _PATIENCE if policy is None else policy.patience, deadline)
+        self._asked = asked = transport.clock.now()
+        outcome: int | BaseException | None = None
+        latency = None
         try:
-            reply = transport.send(prepared, route, timeout, deadline, asked)
             try:
-                response = Response(reply, prepared)
-                if reply.head.set_cookie:
-                    self._store_cookies(prepared.target, reply.head.set_cookie)
-                if not stream:
-                    response.load()
-                elif not reply.ended:
-                    if self._streams is None:
-                        self._streams = weakref.WeakSet()
-                    self._streams.add(reply)
-                    reply.unbind()
-            except BaseException:
-                reply.close()
-                raise
-        except RequestException as error:
-            if error.request is None:
-                error.request = prepared
-            if watch.failed is not None:
+                reply = transport.send(prepared, route, timeout, deadline, asked)
                 try:
-                    watch.failed(prepared.method, route.key, error, transport.clock.now() - asked)
-                except Exception:  # noqa: BLE001 - whatever a user's code may raise
-                    watch.drop()
-            raise
+                    response = Response(reply, prepared)
+                    if reply.head.set_cookie:
+                        self._store_cookies(prepared.target, reply.head.set_cookie)
+                    if not stream:
+                        response.load()
+                    elif not reply.ended:
+                        if self._streams is None:
+                            self._streams = weakref.WeakSet()
+                        self._streams.add(reply)
+                        reply.unbind()
+                except BaseException:
+                    reply.close()
+                    raise
+                status = reply.head.status
+                if watching:
+                    outcome, latency = status, reply.elapsed - (reply.granted - asked)
+                if status in _ASKS_FOR_PEACE:
+                    response.retry_after = hosts.heard(route.key, reply.head)
+            except RequestException as error:
+                outcome = error
+                if error.request is None:
+                    error.request = prepared
+                if watch.failed is not None:
+                    try:
+                        watch.failed(prepared.method, route.key, error, transport.clock.now() - asked)
+                    except Exception:  # noqa: BLE001 - whatever a user's code may raise
+                        watch.drop()
+                raise
+        finally:
+            if watching:
+                hosts.leave(route.key, outcome, asked, latency)
+            outcome = None  # an error refers to this frame, and the frame to it
         if watch.responded is not None:
             seconds = transport.clock.now() - asked
             try:
-                watch.responded(prepared.method, route.key, reply.head.status, seconds, reply.sent, reply.received)
+                watch.responded(prepared.method, route.key, status, seconds, reply.sent, reply.received)
             except Exception:  # noqa: BLE001 - whatever a user's code may raise
                 watch.drop()
-        if prepared.hooks:
-            try:
-                for hook in prepared.hooks["response"]:
-                    response = hook(response, timeout=timeout, stream=stream) or response
-            except BaseException:
-                reply.close()  # whoever catches that has no response to close
-                raise
+        return response
+
+    def _call_hooks(self, prepared: PreparedRequest, response: Response, timeout: Timeout, stream: bool) -> Response:
+        first = response
+        try:
+            for hook in (prepared.hooks or {}).get("response", ()):
+                response = hook(response, timeout=timeout, stream=stream) or response
+        except BaseException:
+            first.close()  # whoever catches that has no response to close
+            raise
         return response
 
     def _store_cookies(self, target: Target, lines: Iterable[str]) -> None:
@@ -664,7 +776,7 @@ class Session(Verbs):
         except BaseException:
             response.close()
             raise
-        _finish_redirect(response)
+        response.finish()
         return following
 
     def _check_redirect(
@@ -767,17 +879,6 @@ def _is_same_place(old: Target, new: Target) -> bool:
     if old.origin == new.origin:
         return True
     return old.host == new.host and (old.scheme, old.port, new.scheme, new.port) == ("http", 80, "https", 443)
-
-
-def _finish_redirect(response: Response) -> None:
-    """Read a redirect's body if it is short, so that its connection can be used again."""
-    try:
-        if response.unread_at_most(_REDIRECT_BODY):
-            response.content  # noqa: B018 - reads it
-    except RequestException:
-        pass  # nobody asked for this body; that it cannot be read must not stop the journey
-    finally:
-        response.close()
 
 
 def _choose_proxy(

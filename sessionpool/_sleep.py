@@ -32,6 +32,11 @@ class Sleepers:
     def __len__(self) -> int:
         return len(self._asleep)
 
+    @property
+    def is_closed(self) -> bool:
+        """Nobody may pause any more."""
+        return bool(self._closed)
+
     def sleep(self, until: float) -> None:
         """Pause this thread until that instant.
 

@@ -31,7 +31,7 @@ def make_pool(clock: FakeClock) -> Iterator[Callable[..., SessionPool]]:
     pools: list[SessionPool] = []
 
     def make(**settings: Any) -> SessionPool:
-        pools.append(SessionPool(**{"name": "crawl", "clock": clock, **settings}))
+        pools.append(SessionPool(**{"name": "crawl", "clock": clock, "retry": None, **settings}))
         return pools[-1]
 
     yield make

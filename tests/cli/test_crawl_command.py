@@ -184,11 +184,11 @@ def test_a_forbidden_start_is_a_failure_with_a_reason(shop: Site, command: Calla
 
 
 def test_robots_txt_of_a_broken_server_forbids_all(shop: Site, command: Callable[..., Outcome]) -> None:
-    """A 5xx for robots.txt means that nothing may be fetched, and the reason is told."""
+    """A 5xx for robots.txt, again and again, means that nothing may be fetched, and the reason is told."""
     shop.pages["/robots.txt"] = (503, {}, b"")
     ended = command("crawl", shop.url)
 
-    assert shop.asked == ["/robots.txt"]
+    assert shop.asked == ["/robots.txt"] * 3
     assert "the server answered 503; so nothing of this site may be fetched" in ended.lines[0]["error"]
     assert ended.code == 1
 

@@ -68,8 +68,11 @@ class Scenario:
         return [pool for pool, _ in self._pools]
 
     def pool(self, wire: Wire | None = None, **settings: Any) -> SessionPool:
-        """A pool that is audited in the end; over a scripted wire, or over real sockets without one."""
-        pool = SessionPool(**{"trust_env": False, **settings})
+        """A pool that is audited in the end; over a scripted wire, or over real sockets without one.
+
+        Without retries unless asked for: what is looked at here is one attempt.
+        """
+        pool = SessionPool(**{"trust_env": False, "retry": None, **settings})
         if wire is not None:
             wire.plug_into(pool)
         return self.watch(pool, wire)

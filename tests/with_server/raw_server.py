@@ -539,7 +539,7 @@ def playing(
     gc.freeze()  # to collect what this test leaves behind takes no time if what was there before is not looked at
     try:
         with serving(*scripts, repeat=repeat, tls=tls, host=host) as server:
-            with SessionPool(**{"trust_env": False, **settings}) as pool:
+            with SessionPool(**{"trust_env": False, "retry": None, **settings}) as pool:
                 yield pool, server
                 audit(pool, server)
             eventually(lambda: server.open == 0)

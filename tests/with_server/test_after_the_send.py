@@ -22,7 +22,7 @@ def server() -> Iterator[EchoServer]:
 
 @pytest.fixture
 def pool() -> Iterator[SessionPool]:
-    with SessionPool(limits=Limits(per_host=2), trust_env=False) as pool:
+    with SessionPool(limits=Limits(per_host=2), retry=None, trust_env=False) as pool:
         yield pool
 
 
@@ -105,7 +105,7 @@ def test_closing_cuts_what_a_fork_is_doing(server: EchoServer) -> None:
         return page()
 
     server.answers["/slow"] = stall
-    pool = SessionPool(trust_env=False)
+    pool = SessionPool(retry=None, trust_env=False)
     with pool.lease() as session:
         fork = session.fork()
     with in_thread(fork.get, server.url + "/slow") as call:

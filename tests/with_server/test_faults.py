@@ -226,7 +226,7 @@ def test_an_idempotent_request_that_met_the_end_goes_once_more(name: str, method
 
 def test_what_cannot_go_once_more_may_have_been_sent_all_the_same() -> None:
     """That no fresh connection can be had is not to say that the server never saw the first sending."""
-    with socket.create_server(("127.0.0.1", 0)) as listener, SessionPool(trust_env=False) as pool:
+    with socket.create_server(("127.0.0.1", 0)) as listener, SessionPool(retry=None, trust_env=False) as pool:
         origin = f"http://127.0.0.1:{listener.getsockname()[1]}"
 
         def serve() -> bytes:
@@ -576,7 +576,7 @@ def free_port() -> int:
 
 def asking(url: str, **kwargs: Any) -> tuple[RequestException, SessionPool]:
     """The error that comes of asking; the pool has been audited."""
-    with SessionPool(trust_env=False) as pool:
+    with SessionPool(retry=None, trust_env=False) as pool:
         with pytest.raises(RequestException) as caught:
             pool.post(url, **kwargs)
         audit(pool)
@@ -722,7 +722,7 @@ def test_a_name_that_can_have_no_address_is_an_error_of_ours(host: str) -> None:
 def test_a_host_that_could_not_be_had_is_forgotten() -> None:
     """A failed attempt leaves no host in the books, whether refused, unresolved or timed out."""
     port = free_port()
-    with SessionPool(trust_env=False, limits=Limits(per_host=1)) as pool:
+    with SessionPool(retry=None, trust_env=False, limits=Limits(per_host=1)) as pool:
         for _ in range(5):
             with pytest.raises(ConnectError):
                 pool.get(f"http://127.0.0.1:{port}/", timeout=Timeout(pool=0))
@@ -874,7 +874,7 @@ def test_closing_by_force_wakes_who_sends() -> None:
 
 def test_a_request_that_waits_for_its_connection_is_not_sent_after_the_pool_was_closed() -> None:
     """Whoever closes by force may rely on it: from then on nothing new reaches a server."""
-    with black_hole() as (listener, port), SessionPool(trust_env=False) as pool:
+    with black_hole() as (listener, port), SessionPool(retry=None, trust_env=False) as pool:
         with in_thread(pool.post, f"http://127.0.0.1:{port}/", timeout=Timeout(connect=10, read=1)) as call:
             eventually(lambda: pool.stats().leased == 1)
             pool.close(timeout=0)

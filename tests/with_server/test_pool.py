@@ -866,7 +866,7 @@ def test_what_is_sent_is_counted(server: EchoServer) -> None:
 def test_a_failure_is_told(server: EchoServer) -> None:
     """A request that raises is told with its error and host, once; nobody responded."""
     tally = Tally()
-    with SessionPool(observer=tally) as pool, pytest.raises(exceptions.ConnectError) as raised:
+    with SessionPool(observer=tally, retry=None) as pool, pytest.raises(exceptions.ConnectError) as raised:
         pool.get("http://127.0.0.1:1/")
     ((method, host, error, seconds),) = tally.of("failed")
 

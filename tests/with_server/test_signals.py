@@ -100,7 +100,7 @@ class Waits:
 
     @contextlib.contextmanager
     def identity(self) -> Iterator[Case]:
-        with SessionPool(timeout=NO_LIMIT, trust_env=False) as pool:
+        with SessionPool(timeout=NO_LIMIT, retry=None, trust_env=False) as pool:
             go_on = threading.Event()
 
             def hold() -> None:
@@ -115,20 +115,20 @@ class Waits:
 
     @contextlib.contextmanager
     def answer(self) -> Iterator[Case]:
-        with SessionPool(timeout=NO_LIMIT, trust_env=False) as pool:
+        with SessionPool(timeout=NO_LIMIT, retry=None, trust_env=False) as pool:
             begun = len(self.server.seen)
             yield pool, lambda: pool.get(self.server.url + "/never"), lambda: len(self.server.seen) > begun
 
     @contextlib.contextmanager
     def answer_over_tls(self) -> Iterator[Case]:
         server = self.secure_server
-        with SessionPool(timeout=NO_LIMIT, verify=self.authority, trust_env=False) as pool:
+        with SessionPool(timeout=NO_LIMIT, retry=None, verify=self.authority, trust_env=False) as pool:
             begun = len(server.seen)
             yield pool, lambda: pool.get(server.url + "/never"), lambda: len(server.seen) > begun
 
     @contextlib.contextmanager
     def connection(self) -> Iterator[Case]:
-        with deaf_listener() as deaf, SessionPool(timeout=NO_LIMIT, trust_env=False) as pool:
+        with deaf_listener() as deaf, SessionPool(timeout=NO_LIMIT, retry=None, trust_env=False) as pool:
             yield pool, lambda: pool.get(deaf), lambda: is_connecting(pool)
 
     @contextlib.contextmanager
@@ -136,7 +136,7 @@ class Waits:
         begun = threading.Event()
         with (
             serving([await_bytes, tell(begun), discard]) as stalling,
-            SessionPool(timeout=NO_LIMIT, trust_env=False) as pool,
+            SessionPool(timeout=NO_LIMIT, retry=None, trust_env=False) as pool,
         ):
             url = f"https://127.0.0.1:{stalling.port}/"
             yield pool, lambda: pool.get(url), begun.is_set
@@ -146,14 +146,14 @@ class Waits:
         begun = threading.Event()
         with (
             serving([await_bytes, tell(begun), discard]) as stalling,
-            SessionPool(timeout=NO_LIMIT, proxies={"https": stalling.url}, trust_env=False) as pool,
+            SessionPool(timeout=NO_LIMIT, retry=None, proxies={"https": stalling.url}, trust_env=False) as pool,
         ):
             yield pool, lambda: pool.get("https://127.0.0.1:1/"), begun.is_set
 
     @contextlib.contextmanager
     def results(self, *, ordered: bool = False) -> Iterator[Case]:
         """The next of a `map`, whose workers are busy."""
-        with SessionPool(timeout=NO_LIMIT, trust_env=False) as pool:
+        with SessionPool(timeout=NO_LIMIT, retry=None, trust_env=False) as pool:
             url = self.server.url + "/never"
 
             def work() -> None:
@@ -166,7 +166,7 @@ class Waits:
     @contextlib.contextmanager
     def leases(self) -> Iterator[Case]:
         """In `close()`, for the leases of others."""
-        with SessionPool(timeout=NO_LIMIT, trust_env=False) as pool:
+        with SessionPool(timeout=NO_LIMIT, retry=None, trust_env=False) as pool:
             go_on = threading.Event()
 
             def hold() -> None:

@@ -184,7 +184,7 @@ def test_the_environment_names_a_bundle(trust: Trust, monkeypatch: pytest.Monkey
 
 def refused(server: RawServer, **kwargs: Any) -> SSLError:
     """The error that comes of asking; the pool has been audited and the server got no request."""
-    with SessionPool(trust_env=False) as pool:
+    with SessionPool(retry=None, trust_env=False) as pool:
         with pytest.raises(SSLError) as caught:
             pool.post(server.url, data=b"secret", **kwargs)
         audit(pool, server)
@@ -246,7 +246,7 @@ def test_an_expired_certificate_is_refused_with_the_reason(trust: Trust, tmp_pat
 def test_what_is_not_tls_is_said_to_be(trust: Trust) -> None:
     """https to a plain port."""
     answers: Script = [await_bytes, send(b"HTTP/1.1 400 Bad Request\r\n\r\n"), discard]
-    with serving(answers) as server, SessionPool(trust_env=False) as pool:
+    with serving(answers) as server, SessionPool(retry=None, trust_env=False) as pool:
         with pytest.raises(SSLError) as caught:
             pool.get(server.url.replace("http", "https"), verify=trust.file)
         audit(pool, server)
@@ -270,7 +270,7 @@ def test_plain_http_to_a_tls_port_is_an_error(trust: Trust) -> None:
 def test_a_server_that_hangs_up_in_the_handshake_is_an_error(trust: Trust, end: Step, after: int) -> None:
     """Nothing was sent."""
     script: Script = [await_bytes, *([send(b"\x16\x03\x03\x00\x50")] * after), arrived, end]
-    with serving(script) as server, SessionPool(trust_env=False) as pool:
+    with serving(script) as server, SessionPool(retry=None, trust_env=False) as pool:
         with pytest.raises(ConnectionError) as caught:
             pool.post(server.url.replace("http", "https"), verify=trust.file)
         audit(pool, server)
@@ -281,7 +281,7 @@ def test_a_server_that_hangs_up_in_the_handshake_is_an_error(trust: Trust, end: 
 
 def test_a_handshake_that_stalls_is_given_up(trust: Trust) -> None:
     """`Timeout.connect` covers TLS as well, also when the server began well."""
-    with serving([await_bytes, send(b"\x16"), discard]) as server, SessionPool(trust_env=False) as pool:
+    with serving([await_bytes, send(b"\x16"), discard]) as server, SessionPool(retry=None, trust_env=False) as pool:
         with pytest.raises(ConnectTimeout, match=r"Timeout\.connect=0\.2 s") as caught:
             pool.post(server.url.replace("http", "https"), verify=trust.file, timeout=Timeout(connect=0.2))
         audit(pool, server)
