@@ -886,6 +886,11 @@ class Response:
         if pending is not None:
             yield from [pending] if delimiter else pending.splitlines()
 
+    def latency(self, asked: float) -> float | None:
+        """Seconds to the end of the head, without the wait for a connection; `asked`: when that began."""
+        reply = self._reply
+        return None if reply is None else reply.elapsed - (reply.granted - asked)
+
     def hold(self, lease: Releasable) -> None:
         """Release `lease` when the body has ended; now, if it has."""
         if self._reply is None:
@@ -908,7 +913,7 @@ class Response:
             self._reply.close()
 
     def finish(self) -> None:
-        """Be done with a response that nobody will read: a short body is read, so that its connection can be used again."""
+        """Be done with a response that nobody will read; a short body is read, so that its connection can go on."""
         try:
             reply = self._reply
             if reply is not None and not reply.ended and reply.head.length is not None and reply.head.length <= _SHORT:

@@ -107,8 +107,8 @@ def _errors(value: Any) -> Any:
 def _function(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
     if value is not None and not callable(value):
         raise ValueError(
-            f"RetryPolicy.{attribute.name} must be called with a RetryCallState, as tenacity's objects are, or be None; "
-            f"got {value!r}"
+            f"RetryPolicy.{attribute.name} must be called with a RetryCallState, as tenacity's objects are, or be None;"
+            f" got {value!r}"
         )
 
 

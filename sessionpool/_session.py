@@ -458,13 +458,14 @@ class Session(Verbs):
         """
         caller = get_ident()
         claimed = self.owner != caller and self._claim(caller)
+        transport = self._transport
         try:
             if timeout is None:
                 timeout = self.timeout
             timeout = self._defaults.timeout if timeout is None else self._defaults.timeout.override(timeout)
             deadline = NEVER
             if timeout.total is not None:
-                deadline = self.deadline or Deadline.after(timeout.total, self._transport.clock.now(), "Timeout.total")
+                deadline = self.deadline or Deadline.after(timeout.total, transport.clock.now(), "Timeout.total")
                 self.deadline = None
             if stream is None:
                 stream = self.stream
@@ -473,35 +474,28 @@ class Session(Verbs):
             if cert is None:
                 cert = self.cert
             prepared = self._prepare(method, url, params, data, headers, cookies, files, auth, hooks, json)
-            policy = self._retry if retry is UNSET else as_policy(retry)
-            if self._adapters is not None and retry is UNSET:
-                policy = self.get_adapter(prepared.url).policy(policy)
+            is_own = retry is UNSET and self._adapters is None
+            policy = self._retry if is_own else self._policy(prepared.url, retry)
             retries: Retries | None = None
             history: list[Response] = []
             while True:
                 route = self._route(prepared, proxies, verify, cert)
-                failure: RequestException | None = None
                 try:
-                    response = self._attempt(prepared, route, timeout, deadline, stream, policy)
+                    if transport.hosts.watching:
+                        response = self._governed(prepared, route, timeout, deadline, stream, policy)
+                    else:
+                        response = self._attempt(prepared, route, timeout, deadline, stream)
                 except RequestException as error:
                     if policy is None:
                         raise
-                    failure = error
-                if policy is not None and (
-                    failure is not None or response.status_code in policy.statuses or policy.retry is not None
-                ):
-                    if retries is None:
-                        retries = Retries(policy, self._transport, deadline, self._asked)
-                    try:
-                        response = retries.settle(
-                            failure or response,
-                            prepared,
-                            route.key,
-                            self._asked,
-                            partial(self._attempt, prepared, route, timeout, deadline, stream, policy),
-                        )
-                    finally:
-                        failure = None  # it refers to this frame, and the frame to it
+                    retries = retries or Retries(policy, transport, deadline, self._asked)
+                    again = partial(self._governed, prepared, route, timeout, deadline, stream, policy)
+                    response = retries.settle(error, prepared, route.key, self._asked, again)
+                else:
+                    if policy is not None and (response.status_code in policy.statuses or policy.retry is not None):
+                        retries = retries or Retries(policy, transport, deadline, self._asked)
+                        again = partial(self._governed, prepared, route, timeout, deadline, stream, policy)
+                        response = retries.settle(response, prepared, route.key, self._asked, again)
                 if prepared.hooks:
                     response = self._call_hooks(prepared, response, timeout, stream)
                 if history:
@@ -691,7 +685,11 @@ class Session(Verbs):
 
     # --- sending ---
 
-    def _attempt(
+    def _policy(self, url: str, retry: Any) -> RetryPolicy | None:
+        """What is tried again: by what the call says, else by what is mounted for the URL, else the session's own."""
+        return self.get_adapter(url).policy(self._retry) if retry is UNSET else as_policy(retry)
+
+    def _governed(
         self,
         prepared: PreparedRequest,
         route: Route,
@@ -700,57 +698,63 @@ class Session(Verbs):
         stream: bool,
         policy: RetryPolicy | None,
     ) -> Response:
-        """One request, one response; its cookies kept, its body read unless it is to be streamed."""
-        transport = self._transport
-        watch, hosts = transport.watch, transport.hosts
-        watching = hosts.watching
-        if watching:
-            hosts.enter(route.key, _PATIENCE if policy is None else policy.patience, deadline)
-        self._asked = asked = transport.clock.now()
+        """One attempt, when the host lets it go; what became of it is told to the governor."""
+        hosts = self._transport.hosts
+        hosts.enter(route.key, _PATIENCE if policy is None else policy.patience, deadline)
+        self._asked = asked = self._transport.clock.now()
         outcome: int | BaseException | None = None
         latency = None
         try:
-            try:
-                reply = transport.send(prepared, route, timeout, deadline, asked)
-                try:
-                    response = Response(reply, prepared)
-                    if reply.head.set_cookie:
-                        self._store_cookies(prepared.target, reply.head.set_cookie)
-                    if not stream:
-                        response.load()
-                    elif not reply.ended:
-                        if self._streams is None:
-                            self._streams = weakref.WeakSet()
-                        self._streams.add(reply)
-                        reply.unbind()
-                except BaseException:
-                    reply.close()
-                    raise
-                status = reply.head.status
-                if watching:
-                    outcome, latency = status, reply.elapsed - (reply.granted - asked)
-                if status in _ASKS_FOR_PEACE:
-                    response.retry_after = hosts.heard(route.key, reply.head)
-            except RequestException as error:
-                outcome = error
-                if error.request is None:
-                    error.request = prepared
-                if watch.failed is not None:
-                    try:
-                        watch.failed(prepared.method, route.key, error, transport.clock.now() - asked)
-                    except Exception:  # noqa: BLE001 - whatever a user's code may raise
-                        watch.drop()
-                raise
+            response = self._attempt(prepared, route, timeout, deadline, stream)
+            outcome, latency = response.status_code, response.latency(asked)
+        except RequestException as error:
+            outcome = error
+            raise
         finally:
-            if watching:
-                hosts.leave(route.key, outcome, asked, latency)
+            hosts.leave(route.key, outcome, asked, latency)
             outcome = None  # an error refers to this frame, and the frame to it
+        return response
+
+    def _attempt(
+        self, prepared: PreparedRequest, route: Route, timeout: Timeout, deadline: Deadline, stream: bool
+    ) -> Response:
+        """One request, one response; its cookies kept, its body read unless it is to be streamed."""
+        transport = self._transport
+        watch = transport.watch
+        self._asked = asked = transport.clock.now()
+        try:
+            reply = transport.send(prepared, route, timeout, deadline, asked)
+            try:
+                response = Response(reply, prepared)
+                if reply.head.set_cookie:
+                    self._store_cookies(prepared.target, reply.head.set_cookie)
+                if not stream:
+                    response.load()
+                elif not reply.ended:
+                    if self._streams is None:
+                        self._streams = weakref.WeakSet()
+                    self._streams.add(reply)
+                    reply.unbind()
+            except BaseException:
+                reply.close()
+                raise
+        except RequestException as error:
+            if error.request is None:
+                error.request = prepared
+            if watch.failed is not None:
+                try:
+                    watch.failed(prepared.method, route.key, error, transport.clock.now() - asked)
+                except Exception:  # noqa: BLE001 - whatever a user's code may raise
+                    watch.drop()
+            raise
         if watch.responded is not None:
             seconds = transport.clock.now() - asked
             try:
-                watch.responded(prepared.method, route.key, status, seconds, reply.sent, reply.received)
+                watch.responded(prepared.method, route.key, reply.head.status, seconds, reply.sent, reply.received)
             except Exception:  # noqa: BLE001 - whatever a user's code may raise
                 watch.drop()
+        if reply.head.status in _ASKS_FOR_PEACE:
+            response.retry_after = transport.hosts.heard(route.key, reply.head)
         return response
 
     def _call_hooks(self, prepared: PreparedRequest, response: Response, timeout: Timeout, stream: bool) -> Response:
