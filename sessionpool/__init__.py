@@ -13,10 +13,12 @@ from sessionpool._config import (
     Timeout,
 )
 from sessionpool._dump import ConnectionDump, LeaseDump, PoolDump, WaiterDump
+from sessionpool._health import Health
 from sessionpool._ledger import HostStats, PoolStats
 from sessionpool._messages import PreparedRequest, Response
 from sessionpool._observer import Observer
 from sessionpool._pool import CloseReport, Lease, SessionPool
+from sessionpool._proxies import ProxyRotation
 from sessionpool._retry import Attempt, RetryPolicy
 from sessionpool._session import Session
 from sessionpool._version import __version__
@@ -42,6 +44,7 @@ __all__ = [
     "ConnectionError",
     "Governor",
     "HTTPError",
+    "Health",
     "HostStats",
     "JSONDecodeError",
     "Lease",
@@ -51,6 +54,7 @@ __all__ = [
     "PoolDump",
     "PoolStats",
     "PreparedRequest",
+    "ProxyRotation",
     "RateLimit",
     "ReadTimeout",
     "RequestException",

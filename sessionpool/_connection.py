@@ -84,6 +84,7 @@ class Route:
         proxy: The proxy's URL, or `None`.
         verify: True, False, a path to certificates, or an `SSLContext`.
         cert: Path to the client's certificate, or a pair of paths, certificate and key.
+        partition: Whose sockets these are alone, part of `identity`; `None`: everybody's with the same settings.
         is_forwarding: The request itself goes to the proxy, with an absolute target (RFC 9112 §3.2.2).
     """
 
@@ -95,6 +96,7 @@ class Route:
     proxy: Url | None = None
     verify: bool | str | ssl.SSLContext = True
     cert: str | tuple[str, str] | None = None
+    partition: Hashable = None
     is_forwarding: bool = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:

@@ -25,13 +25,15 @@ from sessionpool._clock import NEVER, SYSTEM_CLOCK, Bell, Clock, Deadline
 from sessionpool._config import Governor, Limits, RateLimit, Timeout
 from sessionpool._dump import PoolDump, take
 from sessionpool._gate import Gate
+from sessionpool._health import BY_HAND, Health, Record
 from sessionpool._jobs import Naming, Results
 from sessionpool._leaks import LeakWatch
 from sessionpool._ledger import LEASED, Ledger, Permit, PoolStats
+from sessionpool._proxies import EVERYWHERE, ProxyRotation
 from sessionpool._retry import RetryPolicy
 from sessionpool._session import NOBODY, UNSET, Defaults, Session, Verbs
 from sessionpool._transport import Transport
-from sessionpool.exceptions import LeaseReleasedError, PoolClosed
+from sessionpool.exceptions import IdentityRetiredError, LeaseReleasedError, PoolClosed
 
 if TYPE_CHECKING:
     import ssl
@@ -250,10 +252,11 @@ class SessionPool(Verbs):
         retry: Which failures are tried again: a `RetryPolicy`, or `None` for none.
         governor: How hosts are protected: a `Governor`.
         observer: Told what happens.
+        health: When sessions are worn out and retired; `None`: only by hand, with `Session.retire` and `mark_bad`.
         workers: Threads for `submit`, and for `map` unless it names another number.
         clock: Source of time; for tests.
         headers, params, auth, cookies, proxies, verify, cert, hooks, trust_env, max_redirects, base_url: What a new
-            session starts from; see `Session`.
+            session starts from; see `Session`. `proxies` may be a `ProxyRotation`: a proxy for each session.
 
     Raises:
         ValueError: A setting is not what it must be.
@@ -268,6 +271,7 @@ class SessionPool(Verbs):
         retry: Any = DEFAULT_RETRY,
         governor: Governor | None = None,
         observer: Observer | None = None,
+        health: Health | None = None,
         leak_threshold: float | None = None,
         workers: int = 32,
         clock: Clock = SYSTEM_CLOCK,
@@ -275,7 +279,7 @@ class SessionPool(Verbs):
         params: Any = None,
         auth: Any = None,
         cookies: Any = None,
-        proxies: Mapping[str, str] | None = None,
+        proxies: Mapping[str, str] | ProxyRotation | None = None,
         verify: bool | str | ssl.SSLContext = True,
         cert: str | tuple[str, str] | None = None,
         hooks: Mapping[str, Any] | None = None,
@@ -285,16 +289,21 @@ class SessionPool(Verbs):
     ) -> None:
         if limits is not None and not isinstance(limits, Limits):
             raise ValueError(f"limits must be a sessionpool.Limits, such as Limits(per_host=8); got {limits!r}")
+        if health is not None and not isinstance(health, Health):
+            raise ValueError(f"health must be a sessionpool.Health, such as Health(max_uses=100); got {health!r}")
         self.name = name
         self.limits = limits or Limits()
         self.clock = clock
         self.workers = _at_least_one("workers", workers)
-        self._defaults = Defaults.of(
+        self._rotation = proxies if isinstance(proxies, ProxyRotation) else None
+        # A session that has a rotation's proxy has a record, so that whoever sends looks for one thing and not for two.
+        self._health = health if health is not None or self._rotation is None else BY_HAND
+        defaults = Defaults.of(
             headers=headers,
             params=params,
             auth=auth,
             cookies=cookies,
-            proxies=proxies,
+            proxies=None if isinstance(proxies, ProxyRotation) else proxies,
             verify=verify,
             cert=cert,
             hooks=hooks,
@@ -306,6 +315,9 @@ class SessionPool(Verbs):
         )
         if governor is not None and not isinstance(governor, Governor):
             raise ValueError(f"governor must be a sessionpool.Governor, such as Governor(rate=...); got {governor!r}")
+        self._defaults = (
+            attrs.evolve(defaults, environment_proxies=EVERYWHERE) if self._rotation is not None else defaults
+        )
         self._transport = Transport(name, self.limits, clock, observer, governor or Governor())
         seats: Ledger[_Seat] = Ledger(lambda _: 1, self.limits.sessions or math.inf)
         self._seats: Gate[_Seat] = Gate(
@@ -362,6 +374,7 @@ class SessionPool(Verbs):
             PoolTimeout: The session did not come free in time.
             PoolDeadlockError: This thread holds the lease of `key` already, so it would wait for itself.
             PoolClosed: The pool is closed.
+            IdentityRetiredError: The identity was retired, and `Health.on_retire` is "refuse".
         """
         if self._closed:
             raise PoolClosed(f"pool {self.name!r} is closed")
@@ -390,8 +403,8 @@ class SessionPool(Verbs):
                 self._seats.acquire(permit, seconds, here.deadline)
             if key is not None:
                 session = self._identities.get(key)
-                if session is None:
-                    session = self._identities[key] = self._new_session()
+                if session is None or (session.health is not None and self._is_retired(session.health, key)):
+                    session = self._identities[key] = self._new_session(key, session)
             elif fresh:
                 session = self._new_session()
             elif here.session is None:
@@ -402,6 +415,8 @@ class SessionPool(Verbs):
                 # lease may be just about to end in the thread that runs the collector.
                 if session.hold is not None and session.hold.depth > 0:
                     session = self._new_session()
+                elif session.health is not None and self._is_retired(session.health, None):
+                    session = here.session = self._new_session(None, session)
             hold = Hold(self, session, key, thread, permit, self.clock.now())
             if key is None and not fresh:
                 here.hold = hold
@@ -424,7 +439,10 @@ class SessionPool(Verbs):
         return lease
 
     def forget(self, key: Hashable) -> None:
-        """Drop an identity with its cookies; its next lease begins blank. One that is leased now stays its holder's."""
+        """Drop an identity with its cookies; its next lease begins blank, also where it was retired and is refused.
+
+        One that is leased now stays its holder's.
+        """
         self._identities.pop(key, None)
 
     def _hand_over(self, hold: Hold) -> bool:
@@ -484,10 +502,34 @@ class SessionPool(Verbs):
         if self._closed:
             self._returned.release()
 
-    def _new_session(self) -> Session:
+    def _new_session(self, key: Hashable = None, old: Session | None = None) -> Session:
+        """A session, in the place of an `old` one that was retired, if there was one."""
         session = Session(transport=self._transport, defaults=self._defaults)
         session.owner = NOBODY
+        if self._health is not None:
+            session.health = Record(self._health, self.clock.now())
+        if self._rotation is not None:
+            tier = 0
+            if old is not None and old.passage is not None and old.health is not None:
+                tier = old.passage.tier + old.health.is_blocked
+            session.passage = self._rotation.admit(key, tier)
         return session
+
+    def _is_retired(self, record: Record, key: Hashable) -> bool:
+        """Whether another session has to take the place of the one of this record; called by whoever may lease it.
+
+        Raises:
+            IdentityRetiredError: It was retired, and no other may take its place.
+        """
+        now = self.clock.now()
+        if record.note_age(now):
+            self._transport.watch.tell("retired", key, record.retired)
+        if record.retired is not None and key is not None and record.settings.on_retire == "refuse":
+            raise IdentityRetiredError(
+                f"the session of {key!r} was retired {now - record.ended:.3g} s ago ({record.retired}) and is not "
+                f"replaced (Health.on_retire='refuse'); pool.forget({key!r}) lets it begin anew"
+            )
+        return record.retired is not None
 
     # --- one call on this thread's session ---
 
@@ -659,6 +701,8 @@ class SessionPool(Verbs):
             _at_least_one("connections", connections)
         if self._closed:
             raise PoolClosed(f"pool {self.name!r} is closed")
+        if self._rotation is not None:
+            raise ValueError("through a ProxyRotation each session has its own connections: none can be opened for all")
         route = self._new_session().route_to(url)
         return self._transport.warm_up(route, connections, self._defaults.timeout)
 
@@ -738,6 +782,8 @@ class SessionPool(Verbs):
                 if hold.key is not None:  # another thread may have been in the midst of changing it
                     self._identities.pop(hold.key, None)
         self._seats.restart(hold.permit for hold in self._holds if hold.permit is not None)
+        if self._rotation is not None:
+            self._rotation.restart()
         self._executor = None
         self._executor_lock = threading.Lock()
         self._handing = threading.Lock()

@@ -24,6 +24,7 @@ from sessionpool import _wire
 from sessionpool._clock import NEVER, SYSTEM_CLOCK, Deadline
 from sessionpool._codes import codes
 from sessionpool._config import Limits, Timeout
+from sessionpool._health import BY_HAND, Record
 from sessionpool._messages import (
     REDIRECTS,
     SECRET_FIELDS,
@@ -34,6 +35,7 @@ from sessionpool._messages import (
     add_params,
     parse_target,
 )
+from sessionpool._proxies import ROTATED, Passage
 from sessionpool._retry import Retries, RetryPolicy, as_policy
 from sessionpool._transport import Transport
 from sessionpool._version import __version__
@@ -104,7 +106,7 @@ class Defaults:
     base_url: str | None
     timeout: Timeout
     retry: RetryPolicy | None
-    environment_proxies: Mapping[str, str]
+    environment_proxies: Mapping[str, str]  # a rotation's, which takes the environment's place, where the pool has one
     environment_ca: str | None
 
     @classmethod
@@ -239,9 +241,11 @@ class Session(Verbs):
         "base_url",
         "cert",
         "deadline",
+        "health",
         "hold",
         "max_redirects",
         "owner",
+        "passage",
         "stream",
         "timeout",
         "trust_env",
@@ -253,6 +257,8 @@ class Session(Verbs):
         defaults = defaults or Defaults.of()
         self.owner = ANYONE  # a thread's ident while leased
         self.hold: Any = None  # the pool's, while leased
+        self.health: Record | None = None  # the pool's, if it has `Health` or a rotation; else made when it is needed
+        self.passage: Passage | None = None  # the pool's, if it has a rotation
         self.verify = defaults.verify
         self.cert = defaults.cert
         self.max_redirects = defaults.max_redirects
@@ -407,6 +413,51 @@ class Session(Verbs):
         self._check_holder()
         self._hooks = as_hooks(hooks)
 
+    @property
+    def retired(self) -> str | None:
+        """Why this session was retired; `None` while it is fit. Any thread may look."""
+        return None if self.health is None else self.health.retired
+
+    def mark_good(self) -> None:
+        """It was served as it should be: 0.5 off its score of errors, down to 0; see `Health.max_score`."""
+        self._record().mark_good()
+
+    def mark_bad(self) -> None:
+        """It was served as somebody unwelcome (a captcha, an empty page): 1 more on its score of errors.
+
+        At `Health.max_score` it is retired; see `retire`. In a pool without `Health`, and for a session of no pool, the
+        default counts.
+        """
+        if self._record().mark_bad(self._transport.clock.now()):
+            self._tell_retired()
+
+    def retire(self, reason: str) -> None:
+        """Make this lease the session's last: it goes on as it is, and whoever leases next gets another session.
+
+        What `Health.on_retire` says holds for an identity; a thread's own session is replaced by a new one. A session
+        of no pool, a fork too, has no next lease: there this only sets `retired`. The first reason stays.
+        """
+        if self._record().retire(reason, self._transport.clock.now(), is_blocked=True):
+            self._tell_retired()
+
+    def _record(self) -> Record:
+        self._check_holder()
+        if self.health is None:
+            self.health = Record(BY_HAND, self._transport.clock.now())
+        return self.health
+
+    def _heed(self, record: Record, route: Route, outcome: int | RequestException) -> None:
+        """What a request came to, a status or an error, tells of this session and of its proxy."""
+        now = self._transport.clock.now()
+        if self.passage is not None and route.partition is not None:
+            self.passage.note(outcome, now, is_forwarding=route.is_forwarding)
+        if record.note(outcome, now):
+            self._tell_retired()
+
+    def _tell_retired(self) -> None:
+        hold = self.hold
+        self._transport.watch.tell("retired", None if hold is None else hold.key, self.retired)
+
     def _check_holder(self) -> None:
         """Raise as a request would if the caller does not hold this session's lease."""
         if self.owner not in (ANYONE, get_ident()):
@@ -489,12 +540,12 @@ class Session(Verbs):
                     if policy is None:
                         raise
                     retries = retries or Retries(policy, transport, deadline, self._asked)
-                    again = partial(self._governed, prepared, route, timeout, deadline, stream, policy)
+                    again = partial(self._again, prepared, proxies, verify, cert, timeout, deadline, stream, policy)
                     response = retries.settle(error, prepared, route.key, self._asked, again)
                 else:
                     if policy is not None and (response.status_code in policy.statuses or policy.retry is not None):
                         retries = retries or Retries(policy, transport, deadline, self._asked)
-                        again = partial(self._governed, prepared, route, timeout, deadline, stream, policy)
+                        again = partial(self._again, prepared, proxies, verify, cert, timeout, deadline, stream, policy)
                         response = retries.settle(response, prepared, route.key, self._asked, again)
                 if prepared.hooks:
                     response = self._call_hooks(prepared, response, timeout, stream)
@@ -544,6 +595,10 @@ class Session(Verbs):
             twin._hooks = {name: list(each) for name, each in self._hooks.items()}
         twin._cookies = None if self._cookies is None else self._cookies.copy()
         twin._adapters = None if self._adapters is None else dict(self._adapters)
+        if self.health is not None:
+            twin.health = Record(self.health.settings, self._transport.clock.now())
+        if self.passage is not None:
+            twin.passage = attrs.evolve(self.passage)
         return twin
 
     def close(self) -> None:
@@ -658,17 +713,20 @@ class Session(Verbs):
         cert: str | tuple[str, str] | None,
     ) -> Route:
         defaults = self._defaults
-        proxy = None
+        proxy = partition = None
         if proxies or self._proxies or defaults.environment_proxies:
-            environment = defaults.environment_proxies if self.trust_env else {}
+            passage = self.passage
+            environment = defaults.environment_proxies if self.trust_env or passage is not None else {}
             proxy = _choose_proxy(prepared.target, proxies, self._proxies, environment)
+            if passage is not None and proxy is ROTATED:
+                proxy, partition = passage.take(self._transport.clock.now()), passage.partition
         if verify is not True:
             verify = os.fspath(verify) if isinstance(verify, os.PathLike) else verify
         elif defaults.environment_ca is not None and self.trust_env:
             verify = defaults.environment_ca
         if cert is not None:
             cert = tuple(cert) if isinstance(cert, list) else cert
-        wanted = (prepared.target.origin, proxy, verify, cert)
+        wanted = (prepared.target.origin, proxy, verify, cert, partition)
         route = self._transport.routes.get(wanted) or self._transport.route(*wanted)
         if route.is_forwarding and route.proxy is not None and route.proxy.auth:
             HTTPProxyAuth(*_wire.userinfo(route.proxy.auth))(prepared)
@@ -688,6 +746,23 @@ class Session(Verbs):
     def _policy(self, url: str, retry: Any) -> RetryPolicy | None:
         """What is tried again: by what the call says, else by what is mounted for the URL, else the session's own."""
         return self.get_adapter(url).policy(self._retry) if retry is UNSET else as_policy(retry)
+
+    def _again(
+        self,
+        prepared: PreparedRequest,
+        proxies: Mapping[str, str] | None,
+        verify: bool | str | ssl.SSLContext,
+        cert: str | tuple[str, str] | None,
+        timeout: Timeout,
+        deadline: Deadline,
+        stream: bool,
+        policy: RetryPolicy | None,
+    ) -> Response:
+        """One more attempt, through another proxy if the session's has been taken out meanwhile."""
+        if self.passage is not None:
+            prepared.headers.pop("Proxy-Authorization", None)  # which is no other proxy's to see
+        route = self._route(prepared, proxies, verify, cert)
+        return self._governed(prepared, route, timeout, deadline, stream, policy)
 
     def _governed(
         self,
@@ -741,12 +816,16 @@ class Session(Verbs):
         except RequestException as error:
             if error.request is None:
                 error.request = prepared
+            if self.health is not None:
+                self._heed(self.health, route, error)
             if watch.failed is not None:
                 try:
                     watch.failed(prepared.method, route.key, error, transport.clock.now() - asked)
                 except Exception:  # noqa: BLE001 - whatever a user's code may raise
                     watch.drop()
             raise
+        if self.health is not None:
+            self._heed(self.health, route, reply.head.status)
         if watch.responded is not None:
             seconds = transport.clock.now() - asked
             try:

@@ -107,15 +107,18 @@ class Transport:
         proxy: str | None,
         verify: bool | str | ssl.SSLContext,
         cert: str | tuple[str, str] | None,
+        partition: Hashable = None,
     ) -> Route:
         """The route to an origin under these settings; kept in `routes`.
+
+        Connections through a proxy are shared only within a `partition`.
 
         Raises:
             InvalidProxyURL: The proxy's URL has no host, or its scheme is neither http nor https.
         """
         if len(self.routes) >= MAX_ROUTES:
             self.routes.clear()
-        wanted = (origin, proxy, verify, cert)
+        wanted = (origin, proxy, verify, cert, partition)
         route = self.routes[wanted] = _make_route(*wanted)
         return route
 
@@ -369,6 +372,7 @@ def _make_route(
     proxy: str | None,
     verify: bool | str | ssl.SSLContext,
     cert: str | tuple[str, str] | None,
+    partition: Hashable,
 ) -> Route:
     scheme, host, port = origin
     key = origin_key(scheme, host, port)
@@ -384,4 +388,5 @@ def _make_route(
     if not url.host:
         raise InvalidProxyURL("a proxy's URL needs a host, as in http://proxy.example.com:3128")
     through = f"{url.scheme}://{url.host}:{url.port or (443 if url.scheme == 'https' else 80)}"
-    return Route(f"{key} via {through}", (url.auth, verify, cert), scheme, host, port, url, verify, cert)
+    key = f"{key} via {through}"
+    return Route(key, (url.auth, verify, cert, partition), scheme, host, port, url, verify, cert, partition)

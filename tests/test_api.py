@@ -227,7 +227,8 @@ def test_every_error_says_whether_it_may_be_sent_again() -> None:
     assert (True, True) not in decided.values()
     assert undecided == {
         "RequestException", "Timeout", "ConnectionError",  # stand for several
-        "RetryError", "RetryAfterTooLong", "HTTPError", "TooManyRedirects", "InsecureRedirect", "ContentDecodingError",  # there was an answer
+        "RetryError", "RetryAfterTooLong", "HTTPError", "TooManyRedirects", "InsecureRedirect",  # there was an answer
+        "ContentDecodingError",
         "StreamConsumedError", "JSONDecodeError", "InvalidJSONError",
         "LeaseStateError", "LeaseReleasedError", "WrongThreadError",  # the caller's mistakes
         "URLRequired", "MissingSchema", "InvalidSchema", "InvalidURL", "InvalidProxyURL", "InvalidHeader",
