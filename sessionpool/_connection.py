@@ -44,6 +44,7 @@ from urllib3.util.wait import wait_for_write
 from sessionpool import _wire
 from sessionpool._clock import NEVER, SLICE, SYSTEM_CLOCK, Clock, Deadline
 from sessionpool._ledger import Permit
+from sessionpool._stop import Stopped
 from sessionpool._wire import MAX_HEAD, MAX_LINE, Head, find_head_end
 from sessionpool.exceptions import (
     ChunkedEncodingError,
@@ -115,6 +116,7 @@ class Connection:
         host: The route's key, for errors.
         opened: The instant it was opened.
         uses: Requests sent so far.
+        permit: That of the request under way, or of the last one; set by who sends, for others to see whose it is.
         answered: A byte of the current response has come.
         unsent: Not a byte of the current request has left.
     """
@@ -144,6 +146,7 @@ class Connection:
         "host",
         "identity",
         "opened",
+        "permit",
         "unsent",
         "uses",
     )
@@ -163,6 +166,7 @@ class Connection:
         self.host = route.key
         self.opened = opened
         self.uses = 0
+        self.permit: Permit[Connection] | None = None
         self.answered = False
         self.unsent = False
         self._clock = clock
@@ -729,8 +733,10 @@ class Reply:
 class Connector:
     """Opens connections. Thread-safe: it shares only TLS contexts, which are never changed once made."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, stopped: Stopped) -> None:
         self._clock = clock
+        self._stopped = stopped
+        self._is_cut = False
         self._contexts: dict[Hashable, ssl.SSLContext] = {}
         self._making = threading.Lock()
         self._dialing: dict[_Dial, None] = {}
@@ -746,6 +752,8 @@ class Connector:
         left = None if limit is NEVER else min(max(limit.at - self._clock.now(), 1e-6), LONGEST)
         dial = _Dial()
         self._dialing[dial] = None
+        if self._is_cut or self._stopped.shift_of(dial.thread) is not None:  # after becoming visible; see `_stop`
+            dial.cut()
         try:
             connection = self._prepare(route, left)
             connection.dial = dial
@@ -771,9 +779,16 @@ class Connector:
         return connection
 
     def cut(self) -> None:
-        """Make every connecting under way fail at once, but for looking up a name, which only the system can end."""
+        """Make every connecting fail at once, now and later, but for looking up a name, which only the system ends."""
+        self._is_cut = True
         for dial in list(self._dialing):
             dial.cut()
+
+    def rouse(self) -> None:
+        """Make the connecting of those fail that are to stop; takes no lock, so that a finalizer may call it."""
+        for dial in list(self._dialing):
+            if self._stopped.shift_of(dial.thread) is not None:
+                dial.cut()
 
     def forget(self) -> None:
         """Make TLS contexts anew when they are needed next, from what the files of certificates hold then."""
@@ -848,6 +863,7 @@ class _Dial:
     """A socket that is being connected, as others see it: they may cut it off. Thread-safe."""
 
     def __init__(self) -> None:
+        self.thread = threading.get_ident()
         self._socket: socket.socket | None = None
         self._number = -1
         self._is_cut = False
@@ -856,8 +872,12 @@ class _Dial:
         """From now on this socket is meant; raises if it is too late already."""
         # A duplicate, because TLS takes the descriptor over into an object that only it knows until it is ready.
         self._socket, self._number = sock.dup(), sock.fileno()
+        self.check()
+
+    def check(self) -> None:
+        """Raise if it has been cut; called again when the connecting has begun: before, nothing can be cut."""
         if self._is_cut:
-            raise ConnectionAbortedError(errno.ECONNABORTED, "cut off by close()")
+            raise ConnectionAbortedError(errno.ECONNABORTED, "cut off")
 
     def cut(self) -> None:
         """Make whoever connects it fail at once."""
@@ -909,7 +929,7 @@ class _Tcp(HTTPConnection):
                         sock.setsockopt(*option)
                     self.dial.watch(sock)
                     # An equal part of the time for each that is left: one black hole must not have it all.
-                    _connect(sock, address, now + (limit - now) / more)
+                    _connect(sock, address, now + (limit - now) / more, self.dial)
                     # For what comes now, TLS and the proxy's answer.
                     sock.settimeout(None if limit == math.inf else max(limit - SYSTEM_CLOCK.now(), 1e-3))
                 except BaseException as error:
@@ -927,10 +947,11 @@ class _Tcp(HTTPConnection):
             failure = None  # it refers to this frame, and the frame to it
 
 
-def _connect(sock: socket.socket, address: Any, limit: float) -> None:
+def _connect(sock: socket.socket, address: Any, limit: float, dial: _Dial) -> None:
     """Connect until the instant `limit`; in slices, as every wait."""
     sock.setblocking(False)
     error = sock.connect_ex(address)
+    dial.check()
     if error in (errno.EINPROGRESS, errno.EWOULDBLOCK):
         while not wait_for_write(sock, timeout=max(min(limit - SYSTEM_CLOCK.now(), SLICE), 0.0)):
             if SYSTEM_CLOCK.now() >= limit:

@@ -13,7 +13,8 @@ from typing import Any, Generic, NamedTuple
 
 from sessionpool._clock import Clock, Deadline
 from sessionpool._ledger import LEASED, NOTHING, WAITING, Actions, Ledger, Permit, PoolStats, QueueFullError, T
-from sessionpool.exceptions import PoolClosed, PoolDeadlockError, PoolError, PoolQueueFull, PoolTimeout
+from sessionpool._stop import Stopped
+from sessionpool.exceptions import Cancelled, PoolClosed, PoolDeadlockError, PoolError, PoolQueueFull, PoolTimeout
 
 
 class _Baton:
@@ -35,8 +36,9 @@ class _Baton:
         return self._lock.acquire(blocking, timeout) or self._permit.state is not WAITING
 
     def release(self) -> None:
-        """Let the waiter go on."""
-        self._lock.release()
+        """Let the waiter go on; a second time, for it may be served and stopped at once, is harmless."""
+        with contextlib.suppress(RuntimeError):
+            self._lock.release()
 
 
 class Books(NamedTuple, Generic[T]):
@@ -59,6 +61,7 @@ class Gate(Generic[T]):
         name: The pool's name, for errors.
         describe: A key in words, for errors.
         remedy: What a thread should do that waits for itself, for errors.
+        stopped: Threads in it may not wait.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Gate(Generic[T]):
         *,
         describe: Callable[[Any], str] = str,
         remedy: str = "release something first",
+        stopped: Stopped | None = None,
     ) -> None:
         self._ledger = ledger
         self._clock = clock
@@ -77,6 +81,9 @@ class Gate(Generic[T]):
         self._name = name
         self._describe = describe
         self._remedy = remedy
+        self._stopped = Stopped() if stopped is None else stopped
+        # Those who wait, for `rouse`. Single dict operations are atomic, with and without a GIL.
+        self._waiting: dict[Permit[T], None] = {}
         self._lock = threading.Lock()
         self._closed = False
         # Permits given up by finalizers. The collector may run anywhere, also under the lock in this very thread, so a
@@ -97,6 +104,7 @@ class Gate(Generic[T]):
             PoolDeadlockError: The thread would wait for what it holds itself, and so for ever.
             PoolQueueFull: It would have to wait and no more may.
             PoolClosed: The gate is closed, or was closed while it waited.
+            Cancelled: The thread is to stop, and would have to wait.
         """
         own = 0
         if asked is None:
@@ -162,6 +170,12 @@ class Gate(Generic[T]):
         self._abandoned.append(permit)
         self._take_back_abandoned()
 
+    def rouse(self) -> None:
+        """Send away the waiters that are to stop; takes no lock, so that a finalizer may call it."""
+        for permit in list(self._waiting):
+            if permit.baton is not None and self._stopped.shift_of(permit.thread) is not None:
+                permit.baton.release()  # it leaves the queue by itself
+
     def suspend(self) -> None:
         """Grant nothing until `resume`: whoever comes waits. What is leased stays leased."""
         with self._settled():
@@ -199,6 +213,7 @@ class Gate(Generic[T]):
         """
         self._lock = threading.Lock()
         self._abandoned.clear()
+        self._waiting.clear()
         _wake(Actions(wake=self._ledger.reset(keep)))
 
     def close(self) -> Actions[T]:
@@ -244,7 +259,12 @@ class Gate(Generic[T]):
 
     def _await(self, permit: Permit[T], deadline: Deadline, asked: float) -> None:
         assert permit.baton is not None
-        self._clock.wait(permit.baton, deadline.at)
+        try:
+            self._waiting[permit] = None
+            if self._stopped.shift_of(permit.thread) is None:  # after becoming visible; see `_stop`
+                self._clock.wait(permit.baton, deadline.at)
+        finally:
+            self._waiting.pop(permit, None)
         if permit.state is LEASED:
             return
         with self._settled():
@@ -255,6 +275,9 @@ class Gate(Generic[T]):
             holders = [held for held in self._ledger.holders(permit.key) if held.thread]  # not what is being closed
         if closed:
             raise PoolClosed(f"pool {self._name!r} was closed while {self._describe(permit.key)} was waited for")
+        shift = self._stopped.shift_of(permit.thread)
+        if shift is not None:
+            raise Cancelled(f"{shift.reason} while {self._describe(permit.key)} was waited for")
         waited = self._clock.now() - asked
         raise PoolTimeout(self._explain(permit, deadline, waited, stats, holders), stats=stats)
 

@@ -13,9 +13,62 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from sessionpool import _wire
-from sessionpool._clock import SLICE
+from sessionpool._clock import SLICE, Clock
+from sessionpool._stop import Shift, Stopped
+from sessionpool.exceptions import Cancelled, PoolClosed
 
 R = TypeVar("R")
+
+
+class Crew:
+    """Those who work on the items of one map, so that they can be stopped. Thread-safe, without a lock.
+
+    Args:
+        clock: For the instants at which they begin.
+        stopped: Where to note who is to stop.
+        rouse: Wakes those noted there, wherever they are blocked.
+        reason: Why, for errors.
+    """
+
+    def __init__(self, clock: Clock, stopped: Stopped, rouse: Callable[[], None], reason: str) -> None:
+        self._clock = clock
+        self._stopped = stopped
+        self._rouse = rouse
+        self._reason = reason
+        self._is_stopped = False
+        # Single dict operations are atomic, with and without a GIL.
+        self._shifts: dict[Shift, None] = {}
+
+    def begin(self) -> Shift:
+        """This thread begins an item; it has to `end` that.
+
+        Raises:
+            Cancelled: `stop` came first.
+        """
+        shift = Shift(self._clock.now())
+        self._shifts[shift] = None
+        if self._is_stopped:  # after becoming visible; see `_stop`
+            self.end(shift)
+            raise Cancelled(f"{self._reason} before the item was begun")
+        return shift
+
+    def end(self, shift: Shift) -> None:
+        """This thread has ended its item, somehow."""
+        self._stopped.end(shift)
+        self._shifts.pop(shift, None)
+
+    def stop(self) -> None:
+        """Make them fail in whatever they do; takes no lock, so that a finalizer may call it. Idempotent."""
+        self._is_stopped = True
+        for shift in list(self._shifts):
+            self._stopped.stop(shift, self._reason)
+        self._rouse()
+
+    def check(self) -> None:
+        """Raise `Cancelled` if the calling thread is to stop, as a worker of another map."""
+        shift = self._stopped.shift_of(threading.get_ident())
+        if shift is not None:
+            raise Cancelled(f"{shift.reason} in the wait for results of another")
 
 
 class Results(Iterator[R], Generic[R]):
@@ -30,6 +83,10 @@ class Results(Iterator[R], Generic[R]):
         workers: Threads.
         ordered: Yield in the order of the items instead of as they finish.
         return_exceptions: Yield an exception in place of a result instead of raising it.
+        cancel: Stop the workers when it ends before its end.
+        crew: The workers.
+        is_closed: Whether the pool is, so that nothing new is to be begun.
+        name: The pool's.
     """
 
     def __init__(
@@ -40,14 +97,21 @@ class Results(Iterator[R], Generic[R]):
         workers: int,
         ordered: bool,
         return_exceptions: bool,
-        thread_name: str,
+        cancel: bool,
+        crew: Crew,
+        is_closed: Callable[[], bool],
+        name: str,
     ) -> None:
         self._run = run
+        self._cancel = cancel
+        self._crew = crew
+        self._is_closed = is_closed
+        self._name = name
         self._items = iter(items)
         self._window = 2 * workers
         self._ordered = ordered
         self._return_exceptions = return_exceptions
-        self._executor = ThreadPoolExecutor(workers, thread_name)
+        self._executor = ThreadPoolExecutor(workers, f"sessionpool-{name}-map")
         self._process = os.getpid()
         self._outstanding: deque[Future[R]] = deque()  # in order of the items
         self._finished: SimpleQueue[Future[R]] = SimpleQueue()
@@ -67,8 +131,8 @@ class Results(Iterator[R], Generic[R]):
             self._hand_out()
             if not self._waiting:
                 raise StopIteration
-            future = self._outstanding.popleft() if self._ordered else self._first_finished()
-            error = outcome(future)
+            future = self._next_finished()
+            error = future.exception()
             self._waiting -= 1
             if error is None:
                 return future.result()
@@ -88,25 +152,41 @@ class Results(Iterator[R], Generic[R]):
             self.close()
 
     def close(self) -> None:
-        """Hand out nothing more; items in the hands of workers are finished, their results dropped. Idempotent."""
+        """Hand out nothing more; idempotent.
+
+        With `cancel` the workers are stopped, and this does not wait until they have; without, the items in their hands
+        are finished. Their results are dropped.
+        """
         self._exhausted = True
         self._waiting = 0
         if self._process != os.getpid():
             return  # its locks may be held for ever
+        if self._cancel:
+            self._crew.stop()
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    def _first_finished(self) -> Future[R]:
+    def _next_finished(self) -> Future[R]:
         while True:
-            with contextlib.suppress(Empty):
-                return self._finished.get(timeout=SLICE)
+            self._crew.check()
+            with contextlib.suppress(Empty, TimeoutError):
+                if not self._ordered:
+                    return self._finished.get(timeout=SLICE)
+                self._outstanding[0].exception(SLICE)
+                return self._outstanding.popleft()
 
     def _hand_out(self) -> None:
         while not self._exhausted and self._waiting < self._window:
+            is_closed = self._is_closed()
+            if is_closed and self._waiting:
+                return  # what has been begun comes to its end, and to the consumer
             try:
                 item = next(self._items)
             except StopIteration:
                 self._exhausted = True
                 return
+            if is_closed:
+                with Naming(item):
+                    raise PoolClosed(f"pool {self._name!r} is closed; the item was not begun")
             try:
                 future = self._executor.submit(self._run, item)
             except RuntimeError as error:

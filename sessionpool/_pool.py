@@ -26,7 +26,7 @@ from sessionpool._config import Governor, Limits, RateLimit, Timeout
 from sessionpool._dump import PoolDump, take
 from sessionpool._gate import Gate
 from sessionpool._health import BY_HAND, Health, Record
-from sessionpool._jobs import Naming, Results
+from sessionpool._jobs import Crew, Naming, Results
 from sessionpool._leaks import LeakWatch
 from sessionpool._ledger import LEASED, Ledger, Permit, PoolStats
 from sessionpool._proxies import EVERYWHERE, ProxyRotation
@@ -321,7 +321,13 @@ class SessionPool(Verbs):
         self._transport = Transport(name, self.limits, clock, observer, governor or Governor())
         seats: Ledger[_Seat] = Ledger(lambda _: 1, self.limits.sessions or math.inf)
         self._seats: Gate[_Seat] = Gate(
-            seats, clock, lambda *_: None, name, describe=_describe_seat, remedy="use that session, or release it first"
+            seats,
+            clock,
+            lambda *_: None,
+            name,
+            describe=_describe_seat,
+            remedy="use that session, or release it first",
+            stopped=self._transport.stopped,
         )
         self._identities: dict[Hashable, Session] = {}
         self._local = _Local(weakref.ref(self))
@@ -577,6 +583,7 @@ class SessionPool(Verbs):
         fresh: bool = False,
         ordered: bool = False,
         return_exceptions: bool = False,
+        cancel: bool = False,
     ) -> Results[R]:
         """Call `function(session, item)` for each item on worker threads; iterate to get the results.
 
@@ -592,11 +599,26 @@ class SessionPool(Verbs):
             ordered: Yield in the order of the items instead of as they finish.
             return_exceptions: Yield exceptions in place of results. Otherwise the first one is raised to the consumer
                 and no further items are begun. Either way it carries the item as `.item`.
+            cancel: Stop the workers at once if it ends before its end: by an error, by Ctrl-C, by `close` of the
+                results, because they are dropped. A worker that pauses, or waits for a connection or a session, gets
+                `Cancelled`, and so does whatever it asks for next. What it has under way is cut off and fails with an
+                error that is `MaySent`. Not stopped are its own computing and waiting, name resolution, and requests
+                that it makes in other threads; a map within the map ends within a second. Without it the items in
+                workers' hands are finished in the background.
+
+        Raises:
+            PoolClosed: By the results: the pool was closed, and there are items that have not been begun.
         """
+        crew = Crew(self.clock, self._transport.stopped, self._rouse, f"a map of pool {self.name!r} was stopped")
 
         def run(item: I) -> R:
-            with Naming(item), self.lease(None if key is None else key(item), fresh=fresh) as session:
-                return function(session, item)
+            with Naming(item):
+                shift = crew.begin()
+                try:
+                    with self.lease(None if key is None else key(item), fresh=fresh) as session:
+                        return function(session, item)
+                finally:
+                    crew.end(shift)
 
         return Results(
             run,
@@ -604,8 +626,16 @@ class SessionPool(Verbs):
             workers=self.workers if workers is None else _at_least_one("workers", workers),
             ordered=ordered,
             return_exceptions=return_exceptions,
-            thread_name=f"sessionpool-{self.name}-map",
+            cancel=cancel,
+            crew=crew,
+            is_closed=lambda: self._closed,
+            name=self.name,
         )
+
+    def _rouse(self) -> None:
+        """Wake the threads that are to stop; called by finalizers too, so it takes no lock."""
+        self._transport.rouse()
+        self._seats.rouse()
 
     def submit(
         self,

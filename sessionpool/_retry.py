@@ -21,6 +21,7 @@ from sessionpool._governor import spread
 from sessionpool._transport import IDEMPOTENT, Transport
 from sessionpool._wire import redacted
 from sessionpool.exceptions import (
+    Cancelled,
     ConnectError,
     ConnectionBroken,
     ConnectTimeout,
@@ -84,7 +85,7 @@ _DENIALS: Final = {
     "body": "its body can be read only once, and has been",
     "attempts": "these were all that RetryPolicy.attempts allows",
     "stop": "RetryPolicy.stop ended it",
-    "closed": "the pool was closed",
+    "closed": "the pool was closed, or the thread told to stop",
     "deadline": "the pause would outlast the deadline",
     "budget": "the host's budget of retries is spent (RetryPolicy.budget)",
 }
@@ -408,7 +409,7 @@ class Retries:
             self._deadline.enter("backoff", now)
         try:
             self._transport.sleepers.sleep(now + seconds)
-        except PoolClosed as error:
+        except (PoolClosed, Cancelled) as error:
             raise _Interrupted from error
 
     def _give_up(self, _: RetryCallState) -> Response:

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
 from threading import get_ident
 
 from sessionpool._clock import Bell, Clock
-from sessionpool.exceptions import PoolClosed
+from sessionpool._stop import Stopped
+from sessionpool.exceptions import Cancelled, PoolClosed
 
 
 class _Sleeper:
     """One thread's pause."""
 
-    __slots__ = ("bell", "reason", "thread")
+    __slots__ = ("bell", "thread")
 
     def __init__(self) -> None:
         self.thread = get_ident()
         self.bell = Bell()
-        self.reason = ""
 
 
 class Sleepers:
-    """Those who pause, so that somebody can wake them. Thread-safe."""
+    """Those who pause, so that somebody can wake them. Thread-safe.
 
-    def __init__(self, clock: Clock) -> None:
+    Args:
+        clock: To wait by.
+        stopped: Threads in it may not pause.
+    """
+
+    def __init__(self, clock: Clock, stopped: Stopped | None = None) -> None:
         self._clock = clock
+        self._stopped = Stopped() if stopped is None else stopped
         self._closed = ""
         # Single dict operations are atomic, with and without a GIL.
         self._asleep: dict[_Sleeper, None] = {}
@@ -41,28 +46,34 @@ class Sleepers:
         """Pause this thread until that instant.
 
         Raises:
-            PoolClosed: `close` or `wake` was called before it came.
+            PoolClosed: `close` was called before it came.
+            Cancelled: The thread was stopped before it came.
         """
         sleeper = _Sleeper()
-        self._asleep[sleeper] = None
         try:
-            reason = self._closed  # after becoming visible: who closes sets it before looking who is asleep
-            if reason or self._clock.wait(sleeper.bell, until):
-                raise PoolClosed(f"{reason or sleeper.reason} in the pause before the next request")
+            self._asleep[sleeper] = None
+            # After becoming visible: who wakes has set what is looked at here before looking who is asleep. A bell
+            # that rings before anybody waits for it is heard all the same.
+            ended = self._closed or self._stopped.shift_of(sleeper.thread)
+            if ended or self._clock.wait(sleeper.bell, until):
+                shift = self._stopped.shift_of(sleeper.thread)
+                if shift is not None and not self._closed:
+                    raise Cancelled(f"{shift.reason} in the pause before the next request")
+                raise PoolClosed(f"{self._closed} in the pause before the next request")
         finally:
-            del self._asleep[sleeper]
+            self._asleep.pop(sleeper, None)
 
-    def wake(self, reason: str, threads: Container[int] | None = None) -> None:
-        """Make those who pause now fail with `reason`: all, or these threads, by ident."""
+    def rouse(self) -> None:
+        """Wake those that are to stop; takes no lock, so that a finalizer may call it."""
         for sleeper in list(self._asleep):
-            if threads is None or sleeper.thread in threads:
-                sleeper.reason = reason
+            if self._stopped.shift_of(sleeper.thread) is not None:
                 sleeper.bell.release()
 
     def close(self, reason: str) -> None:
         """Wake all, and let nobody pause from now on."""
         self._closed = reason
-        self.wake(reason)
+        for sleeper in list(self._asleep):
+            sleeper.bell.release()
 
     def restart(self) -> None:
         """Begin anew in a forked process: the threads that pause are the parent's."""

@@ -29,11 +29,13 @@ from sessionpool._connection import Connection, Connector, Reply, Route
 from sessionpool._gate import Books, Gate
 from sessionpool._governor import Hosts
 from sessionpool._jobs import outcome
-from sessionpool._ledger import Actions, Ledger, Permit, PoolStats
+from sessionpool._ledger import LEASED, Actions, Ledger, Permit, PoolStats
 from sessionpool._observer import Observer, Watch
 from sessionpool._sleep import Sleepers
+from sessionpool._stop import Stopped
 from sessionpool._wire import Head, split_url
 from sessionpool.exceptions import (
+    Cancelled,
     ConnectionBroken,
     ConnectionError,
     InvalidProxyURL,
@@ -70,6 +72,7 @@ class Transport:
         watch: Told what happens.
         sleepers: Threads that pause, holding nothing.
         hosts: What is known of each host, and when it may be asked next.
+        stopped: Threads that get nothing more here; `rouse` wakes those of them that are blocked.
     """
 
     def __init__(
@@ -84,9 +87,10 @@ class Transport:
         self.limits = limits
         self.clock = clock
         self.watch = Watch(observer)
-        self.sleepers = Sleepers(clock)
+        self.stopped = Stopped()
+        self.sleepers = Sleepers(clock, self.stopped)
         self.hosts = Hosts(governor, clock, self.sleepers, self.watch, self._relimit)
-        self._connector = Connector(clock)
+        self._connector = Connector(clock, self.stopped)
         self._cut = ""
         self._generation = 0  # goes up with every `refresh`
         # All that are open, wherever they are: a forked process closes its copies, when the ledger may be in the midst
@@ -97,7 +101,12 @@ class Transport:
             self._limit_for, limits.total, max_waiting=limits.waiting, max_idle=limits.idle
         )
         self.gate: Gate[Connection] = Gate(
-            ledger, clock, self.close_connection, name, remedy="read or close its streamed responses"
+            ledger,
+            clock,
+            self.close_connection,
+            name,
+            remedy="read or close its streamed responses",
+            stopped=self.stopped,
         )
         _transports.add(self)
 
@@ -148,6 +157,10 @@ class Transport:
                 if connection is not None:
                     self.close_connection(connection, unusable)
                 connection, reused = self._open(permit, route, timeout, deadline), False
+            else:
+                connection.permit = permit
+            if self.stopped:  # after becoming visible; see `_stop`
+                self._refuse(f"before {route.key} was asked")
             while True:
                 head_bytes = payload.head(absolute=route.is_forwarding)
                 body = payload.body if payload.body is None else payload.open_body()
@@ -209,6 +222,26 @@ class Transport:
             connection.shutdown(reason)
         return len(connections)
 
+    def rouse(self) -> None:
+        """Make the threads in `stopped` fail at once in what they do here; others are not disturbed.
+
+        Takes no lock and calls nobody's code, so that a finalizer may call it.
+        """
+        self.sleepers.rouse()
+        self.gate.rouse()
+        self._connector.rouse()
+        for connection in list(self._connections):
+            permit = connection.permit
+            shift = None if permit is None else self.stopped.shift_of(permit.thread)
+            # What was leased before the shift began may have been handed on, as a stream.
+            if permit is None or shift is None or permit.since < shift.began:
+                continue
+            # If it goes back at this moment, whoever gets it next finds it retired, and uses another: what is still
+            # leased after that is not cut off under anybody else.
+            connection.retire()
+            if permit.state is LEASED:
+                connection.shutdown(shift.reason)
+
     def resize(self, limits: Limits) -> None:
         """Change the limits; what is in use beyond them is closed when it comes back."""
         self.limits = limits
@@ -253,6 +286,7 @@ class Transport:
 
     def restart(self) -> None:
         """Begin anew in a forked process, without a connection; those inherited are the parent's."""
+        self.stopped.clear()
         self.gate.restart()
         self.sleepers.restart()
         self.hosts.restart()
@@ -286,8 +320,7 @@ class Transport:
         try:
             connected = self._connector.connect(route, timeout.connect, deadline)
         except ConnectionError as error:
-            if self._cut:
-                raise PoolClosed(f"{self._cut} while {route.key} was being connected") from error
+            self._refuse(f"while {route.key} was being connected", error)
             raise
         try:
             now = self.clock.now()
@@ -304,11 +337,11 @@ class Transport:
         except BaseException:  # an interrupt: nobody else knows of it yet
             connected.close()
             raise
+        connection.permit = permit
         self._connections[connection] = None
         if generation != self._generation:
             connection.retire()
-        if self._cut:
-            raise PoolClosed(f"{self._cut} while {route.key} was being connected")
+        self._refuse(f"while {route.key} was being connected")
         self.gate.note_opened(unusable=unusable)
         if self.watch.connected is not None:
             try:
@@ -316,6 +349,14 @@ class Transport:
             except Exception:  # noqa: BLE001 - whatever a user's code may raise
                 self.watch.drop()
         return connection
+
+    def _refuse(self, when: str, cause: Exception | None = None) -> None:
+        """Raise if all connections have been cut, or this thread is to stop."""
+        if self._cut:
+            raise PoolClosed(f"{self._cut} {when}") from cause
+        shift = self.stopped.shift_of(get_ident())
+        if shift is not None:
+            raise Cancelled(f"{shift.reason} {when}") from cause
 
     def _open_idle(self, permit: Permit[Connection], route: Route, timeout: Timeout) -> bool:
         """Open a connection for this permit and leave it idle; false if `refresh` came meanwhile."""

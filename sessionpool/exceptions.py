@@ -85,6 +85,10 @@ class PoolClosed(PoolError):
     """The pool was closed, before or while waiting."""
 
 
+class Cancelled(PoolError):
+    """The work in which it was asked was stopped; see `cancel` of `SessionPool.map`."""
+
+
 class PoolDeadlockError(PoolError):
     """The thread would wait for what it holds itself."""
 

@@ -51,7 +51,7 @@ def make_pool(diary: Diary) -> Iterator[Callable[..., SessionPool]]:
     pools: list[SessionPool] = []
 
     def make(**settings: Any) -> SessionPool:
-        pools.append(SessionPool(observer=diary, trust_env=False, **settings))
+        pools.append(SessionPool(**{"observer": diary, "retry": None, "trust_env": False, **settings}))
         return pools[-1]
 
     yield make
@@ -476,7 +476,7 @@ def test_routes_do_not_grow_without_end(
 def test_a_fork_while_a_proxy_is_chosen(proxies: list[Proxy], server: EchoServer) -> None:
     """The child waits for no lock of a thread that it does not have, and knows what the parent knew of its sessions."""
     rotation = ProxyRotation([proxies[0].url, proxies[1].url])
-    with SessionPool(proxies=rotation, health=Health(on_retire="refuse"), trust_env=False) as pool:
+    with SessionPool(proxies=rotation, health=Health(on_retire="refuse"), retry=None, trust_env=False) as pool:
         ask(pool, "ada", f"{server.url}/403")
         ask(pool, "eve", f"{server.url}/login")
         locked, go_on = threading.Event(), threading.Event()
