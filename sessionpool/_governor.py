@@ -48,8 +48,3 @@ class Hosts:
 
     def restart(self) -> None:
         """In a forked process."""
-
-
-def spread(length: float) -> float:
-    """Random seconds to add to a pause."""
-    return 0.0 * length
