@@ -126,6 +126,18 @@ def _with_pair(base: Timeout, connect: float | None, read: float | None) -> Time
     return attrs.evolve(base, connect=connect, read=read)
 
 
+def _not_below(other: str) -> Callable[..., None]:
+    """A validator: at least what another field is, which stands before it and so has been checked."""
+
+    def check(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+        least = getattr(instance, other)
+        if value < least:
+            name = type(instance).__name__
+            raise ValueError(f"{name}.{attribute.name} must not be below {name}.{other}, {least!r}; got {value!r}")
+
+    return check
+
+
 def _instance(kind: type) -> Callable[..., None]:
     """A validator: one of the settings classes here, or `None`."""
 
@@ -137,16 +149,21 @@ def _instance(kind: type) -> Callable[..., None]:
     return check
 
 
+def _is_bool(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if not isinstance(value, bool):
+        raise ValueError(f"{type(instance).__name__}.{attribute.name} must be True or False; got {value!r}")
+
+
 @attrs.frozen(kw_only=True)
 class RateLimit:
     """How often a host may be asked.
 
     Attributes:
-        rate: Requests per second, retries and redirects included.
+        rate: Requests per second, retries and redirects included; at least one in a million seconds.
         burst: Requests that may go at once after a pause: in no window of `w` seconds more than `burst + rate * w`.
     """
 
-    rate: float = attrs.field(validator=_number(0, exclusive=True))
+    rate: float = attrs.field(validator=_number(1e-6))
     burst: int = attrs.field(default=1, validator=_number(1, integer=True))
 
 
@@ -154,12 +171,12 @@ class RateLimit:
 class AutoThrottle:
     """A pause between the requests to a host that follows its latency: a host that slows down is asked less often.
 
-    The pause is such that `concurrency` requests are under way on average: the latency divided by it, averaged with the
-    pause before; answers other than 2xx and 3xx do not shorten it.
+    The pause is such that `concurrency` requests are under way on average: the latency divided by it. It grows to that
+    at once and shrinks by half the difference with each answer; answers other than 2xx and 3xx do not shorten it.
 
     Attributes:
         concurrency: Requests under way at the host, on average.
-        start: Seconds between the first requests.
+        start: Seconds between the first requests, where `least` and `most` allow that.
         least: Seconds, never less.
         most: Seconds, never more.
     """
@@ -167,7 +184,7 @@ class AutoThrottle:
     concurrency: float = attrs.field(default=1.0, validator=_number(0, exclusive=True))
     start: float = attrs.field(default=1.0, validator=_number(0))
     least: float = attrs.field(default=0.0, validator=_number(0))
-    most: float = attrs.field(default=60.0, validator=_number(0, exclusive=True))
+    most: float = attrs.field(default=60.0, validator=[_number(0, exclusive=True), _not_below("least")])
 
 
 @attrs.frozen(kw_only=True)
@@ -188,15 +205,17 @@ class CircuitBreaker:
     """A host that keeps failing is left alone for a while: requests to it fail at once, with `CircuitOpenError`.
 
     Failures are connections that cannot be had or break, time-outs, and the statuses 500, 502, 503 and 504. When its
-    time is over one request is let through as a probe: a good answer closes the circuit, a failure opens it again.
+    time is over one request is let through as a probe: a good answer closes the circuit, a failure opens it again. Once
+    it is closed the host gets one connection, and twice as many with each good answer, up to what `Limits` allows.
 
     Attributes:
         failures: Failures in a row that open it; `None`: no matter how many.
-        rate: Share of failures among the requests of the last `window` seconds that opens it; `None`: no matter.
+        rate: Share of failures, up to 1, among the requests of the last `window` seconds that opens it; `None`: no
+            matter. One of `failures` and `rate` is to be given.
         window: Seconds.
         requests: How many requests there must be in the window for `rate` to count.
-        open: Seconds that it stays open the first time; the second time twice that, and so on, less up to a fifth at
-            random.
+        open: Seconds that it stays open the first time; the second time twice that, the third three times, less up to
+            a fifth at random. A circuit that was then closed for as long as it had been open begins anew.
         most: Seconds, never longer.
     """
 
@@ -205,7 +224,14 @@ class CircuitBreaker:
     window: float = attrs.field(default=10.0, validator=_number(0, exclusive=True))
     requests: int = attrs.field(default=20, validator=_number(1, integer=True))
     open: float = attrs.field(default=30.0, validator=_number(0, exclusive=True))
-    most: float = attrs.field(default=300.0, validator=_number(0, exclusive=True))
+    most: float = attrs.field(default=300.0, validator=[_number(0, exclusive=True), _not_below("open")])
+
+    @rate.validator
+    def _check_rate(self, _: attrs.Attribute[Any], value: float | None) -> None:
+        if value is not None and value > 1:
+            raise ValueError(f"CircuitBreaker.rate must be a share, of at most 1; got {value!r}")
+        if value is None and self.failures is None:
+            raise ValueError("CircuitBreaker needs failures or rate, or nothing would ever open the circuit")
 
 
 @attrs.frozen(kw_only=True)
@@ -222,7 +248,7 @@ class Governor:
         hosts: How many hosts are remembered; the one that was asked longest ago is forgotten first.
     """
 
-    cool_down: bool = True
+    cool_down: bool = attrs.field(default=True, validator=_is_bool)
     rate: RateLimit | None = attrs.field(default=None, validator=_instance(RateLimit))
     throttle: AutoThrottle | None = attrs.field(default=None, validator=_instance(AutoThrottle))
     concurrency: AdaptiveConcurrency | None = attrs.field(default=None, validator=_instance(AdaptiveConcurrency))

@@ -371,7 +371,8 @@ class Retries:
     def _pause(self, state: RetryCallState) -> float:
         asked = _asked(state)
         if asked:
-            return asked + spread(asked)
+            # Those who were told the same at the same time must not all come back at the same time.
+            return asked + random.uniform(0.0, spread(asked))  # noqa: S311 - no secret
         policy = self._policy
         return policy.pause(self._failures) if policy.wait is None else float(policy.wait(state))
 

@@ -24,6 +24,7 @@ from sessionpool import _wire
 from sessionpool._clock import NEVER, SYSTEM_CLOCK, Deadline
 from sessionpool._codes import codes
 from sessionpool._config import Limits, Timeout
+from sessionpool._governor import REFUSED
 from sessionpool._health import BY_HAND, Record
 from sessionpool._messages import (
     REDIRECTS,
@@ -60,7 +61,6 @@ if TYPE_CHECKING:
 
 _METHODS: Final = frozenset({"GET", "OPTIONS", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 _BODILESS: Final = frozenset({"GET", "HEAD"})  # those that say nothing about a body they do not have
-_ASKS_FOR_PEACE: Final = frozenset({429, 503})  # RFC 6585 §4, RFC 9110 §15.6.4: may come with Retry-After
 _PATIENCE: Final = 60.0  # seconds that a request without a policy waits for a host that cools down
 
 UNSET: Final[Any] = object()
@@ -832,7 +832,7 @@ class Session(Verbs):
                 watch.responded(prepared.method, route.key, reply.head.status, seconds, reply.sent, reply.received)
             except Exception:  # noqa: BLE001 - whatever a user's code may raise
                 watch.drop()
-        if reply.head.status in _ASKS_FOR_PEACE:
+        if reply.head.status in REFUSED or reply.head.metered:
             response.retry_after = transport.hosts.heard(route.key, reply.head)
         return response
 

@@ -53,12 +53,12 @@ _ORDINARY_LINE: Final = 128
 
 # Groups: minor version, status, reason.
 _STATUS_LINE = re.compile(r"HTTP/1\.([0-9]) ([1-9][0-9]{2})(?: ([^\r\n]*))?\r?\n")
-# The fields that decide about framing, reuse, cookies and redirects, looked for in a lower-cased head: 1 µs a head,
-# where IGNORECASE takes 2.6, seven searches 3.4, and `email.parser` 34. The status line comes before them, so a line
-# end does. A line that goes on with the one before is found as a field without a name.
+# The fields that decide about framing, reuse, cookies, redirects and quotas, looked for in a lower-cased head: 1 µs a
+# head, where IGNORECASE takes 2.6, seven searches 3.4, and `email.parser` 34. The status line comes before them, so a
+# line end does. A line that goes on with the one before is found as a field without a name.
 _STEERING = re.compile(
-    r"\n(?:(content-length|connection|content-encoding|keep-alive|location|set-cookie|transfer-encoding)[ \t]*:"
-    r"[ \t]*([^\r\n]*)|[ \t])"
+    r"\n(?:(co(?:ntent-(?:length|encoding)|nnection)|keep-alive|location|set-cookie|transfer-encoding"
+    r"|ratelimit(?:-remaining)?)[ \t]*:[ \t]*([^\r\n]*)|[ \t])"
 )
 _CONTINUED: Final = ("", "")
 _BLANKS: Final = " \t"
@@ -89,6 +89,7 @@ class Head:
         location: The `Location` field, or `None`.
         set_cookie: Every `Set-Cookie` field, in order.
         encoded: There is a `Content-Encoding` other than identity.
+        metered: The server says how much of a quota is left (`RateLimit`, `RateLimit-Remaining`).
     """
 
     version: int
@@ -102,6 +103,7 @@ class Head:
     location: str | None
     set_cookie: Sequence[str]
     encoded: bool
+    metered: bool
 
     def fields(self) -> Fields:
         """Every field, in order, names as the server spelled them, values Latin-1 without surrounding blanks."""
@@ -153,7 +155,7 @@ def parse_head(data: bytes, method: str, host: str) -> Head:
     head.version, head.status, head.reason, head.raw = version, status, reason, raw
     head.idle_limit = head.location = None
     head.set_cookie = ()
-    head.encoded = False
+    head.encoded = head.metered = False
     # RFC 9110 §5.2: several fields of a name are one, with their values in a list.
     lengths = codings = None
     options = ""
@@ -173,6 +175,8 @@ def parse_head(data: bytes, method: str, host: str) -> Head:
             head.set_cookie = head.set_cookie or _values(raw, _SET_COOKIE)
         elif name == "location":
             head.location = head.location or _values(raw, _LOCATION)[0]
+        elif name in ("ratelimit", "ratelimit-remaining"):
+            head.metered = True
 
     reusable = True
     if "close" in options or version == 10:

@@ -10,6 +10,7 @@ import attrs
 import pytest
 
 from sessionpool import Limits, SessionPool, Timeout
+from sessionpool._config import AdaptiveConcurrency, AutoThrottle, CircuitBreaker, Governor, RateLimit
 
 
 def exactly(sentence: str) -> str:
@@ -277,6 +278,89 @@ def test_a_pair_of_anything_is_refused_in_words(value: Any) -> None:
     """A pair of what is no number is refused, also of what cannot be hashed, in a sentence that shows what it got."""
     with pytest.raises(ValueError, match=r"^(timeout|Timeout\.connect|Timeout\.read) must be .*; got "):
         Timeout().override(value)
+
+
+# --- the governor ---
+
+GOVERNORS = [RateLimit(rate=1), AutoThrottle(), AdaptiveConcurrency(), CircuitBreaker(), Governor()]
+
+
+def test_a_governor_does_nothing_that_nobody_asked_for() -> None:
+    """But for what a host asks for itself; the numbers that the README names."""
+    assert Governor() == Governor(
+        cool_down=True, rate=None, throttle=None, concurrency=None, circuit=None, hosts=10_000
+    )
+    assert RateLimit(rate=2) == RateLimit(rate=2, burst=1)
+    assert AutoThrottle() == AutoThrottle(concurrency=1, start=1, least=0, most=60)
+    assert AdaptiveConcurrency() == AdaptiveConcurrency(least=1)
+    assert CircuitBreaker() == CircuitBreaker(failures=5, rate=None, window=10, requests=20, open=30, most=300)
+
+
+@pytest.mark.parametrize("settings", GOVERNORS, ids=lambda settings: type(settings).__name__)
+def test_a_governors_settings_do_not_change(settings: Any) -> None:
+    """Fixed once made, and named when made."""
+    for field in attrs.fields(type(settings)):
+        with pytest.raises(attrs.exceptions.FrozenInstanceError):
+            setattr(settings, field.name, 1)
+    with pytest.raises(TypeError):
+        type(settings)(1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (RateLimit, {"rate": 1e-6, "burst": 1}),
+        (RateLimit, {"rate": math.inf}),
+        (AutoThrottle, {"concurrency": 0.5, "start": 0, "least": 2, "most": 2}),
+        (AutoThrottle, {"start": 5.0, "most": math.inf}),
+        (AdaptiveConcurrency, {"least": 100}),
+        (CircuitBreaker, {"failures": None, "rate": 1}),
+        (CircuitBreaker, {"failures": 1, "rate": 0.01, "window": math.inf, "requests": 1, "open": 5, "most": 5}),
+        (Governor, {"cool_down": False, "hosts": 1, "rate": RateLimit(rate=1), "circuit": CircuitBreaker()}),
+    ],
+)
+def test_a_governors_settings_that_are_allowed(kind: Any, settings: dict[str, Any]) -> None:
+    """The smallest and the largest of each."""
+    made = kind(**settings)
+
+    assert {name: getattr(made, name) for name in settings} == settings
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "sentence"),
+    [
+        (RateLimit, {"rate": 0}, "RateLimit.rate must be a number of at least 1e-06; got 0"),
+        (RateLimit, {"rate": None}, "RateLimit.rate must be a number of at least 1e-06; got None"),
+        (RateLimit, {"rate": 1, "burst": 0}, f"RateLimit.burst {WHOLE} 1; got 0"),
+        (RateLimit, {"rate": 1, "burst": 1.5}, f"RateLimit.burst {WHOLE} 1; got 1.5"),
+        (AutoThrottle, {"concurrency": 0}, "AutoThrottle.concurrency must be a number above 0; got 0"),
+        (AutoThrottle, {"start": -1}, "AutoThrottle.start must be a number of at least 0; got -1"),
+        (AutoThrottle, {"most": 0}, "AutoThrottle.most must be a number above 0; got 0"),
+        (AutoThrottle, {"most": "x"}, "AutoThrottle.most must be a number above 0; got 'x'"),
+        (AutoThrottle, {"least": 9, "most": 8}, "AutoThrottle.most must not be below AutoThrottle.least, 9; got 8"),
+        (AdaptiveConcurrency, {"least": 0}, f"AdaptiveConcurrency.least {WHOLE} 1; got 0"),
+        (CircuitBreaker, {"failures": 0}, f"CircuitBreaker.failures {WHOLE} 1, or None for no limit; got 0"),
+        (CircuitBreaker, {"rate": 0}, "CircuitBreaker.rate must be a number above 0, or None for no limit; got 0"),
+        (CircuitBreaker, {"rate": 50}, "CircuitBreaker.rate must be a share, of at most 1; got 50"),
+        (
+            CircuitBreaker,
+            {"failures": None},
+            "CircuitBreaker needs failures or rate, or nothing would ever open the circuit",
+        ),
+        (CircuitBreaker, {"open": 301}, "CircuitBreaker.most must not be below CircuitBreaker.open, 301; got 300.0"),
+        (CircuitBreaker, {"window": 0}, "CircuitBreaker.window must be a number above 0; got 0"),
+        (Governor, {"cool_down": 1}, "Governor.cool_down must be True or False; got 1"),
+        (Governor, {"rate": 5}, "Governor.rate must be a sessionpool.RateLimit, or None; got 5"),
+        (Governor, {"circuit": True}, "Governor.circuit must be a sessionpool.CircuitBreaker, or None; got True"),
+        (Governor, {"throttle": 1.0}, "Governor.throttle must be a sessionpool.AutoThrottle, or None; got 1.0"),
+        (Governor, {"hosts": 0}, f"Governor.hosts {WHOLE} 1; got 0"),
+        (Governor, {"hosts": None}, f"Governor.hosts {WHOLE} 1; got None"),
+    ],
+)
+def test_a_governors_settings_that_are_refused(kind: Any, settings: dict[str, Any], sentence: str) -> None:
+    """The sentence names the setting, what it must be, and what it got."""
+    with pytest.raises(ValueError, match=exactly(sentence)):
+        kind(**settings)
 
 
 # --- the pool's own ---

@@ -1056,6 +1056,30 @@ def test_a_limit_lowered_below_what_is_leased(clock: WatchedClock) -> None:
     audit(gate)
 
 
+def test_another_limit_for_one_host(clock: WatchedClock) -> None:
+    """Raised, who waits goes on at once; lowered, what is idle too much is closed, outside the lock."""
+    closed: list[tuple[Thing, str, bool]] = []
+    limits = {"a": 1, "b": 1}
+    gate = a_gate(limits, clock=clock, close=lambda *about: closed.append((*about, gate._lock.locked())))
+    held = take(gate)
+    with in_queue(gate) as first, in_queue(gate) as second:
+        limits.update(a=2, b=2)
+        gate.relimit("a")
+        eventually(lambda: first.is_done)
+        assert not second.is_done
+        gate.release(held)
+    things = [Thing(), Thing()]
+    for call, thing in zip((first, second), things, strict=True):
+        gate.release(call.get(), thing)
+    limits["a"] = 1
+    gate.relimit("a")
+    gate.relimit("unheard of")
+
+    assert closed == [(things[0], "evicted", False)]
+    assert gate.stats().hosts["a"].idle == 1
+    audit(gate)
+
+
 def test_what_is_being_closed_is_not_what_is_held_longest() -> None:
     """An item that is about to be gone is nobody's leak: whoever has one in use is named."""
     closing, go_on = threading.Event(), threading.Event()
@@ -1357,6 +1381,10 @@ class Trap(Ledger[Thing]):
         self.spring("resize")
         return super().resize(total, max_waiting=max_waiting, max_idle=max_idle, now=now)
 
+    def relimit(self, key: Hashable, now: float) -> Actions[Thing]:
+        self.spring("relimit")
+        return super().relimit(key, now)
+
     def evict(self, now: float) -> Actions[Thing]:
         self.spring("evict")
         return super().evict(now)
@@ -1417,12 +1445,13 @@ def open_one(gate: Gate[Thing]) -> None:
         ("stats", Gate.books),
         ("resume", Gate.resume),
         ("resize", same_size),
+        ("relimit", lambda gate: gate.relimit("other")),
         ("evict", Gate.evict),
         ("own_in_the_way", wait_for_oneself),
     ],
     ids=[
         *("granted", "queued", "refused", "timed out", "opened", "leased items", "stats", "books", "resumed"),
-        *("resized", "evicted", "deadlock"),
+        *("resized", "relimited", "evicted", "deadlock"),
     ],
 )
 def test_a_finalizer_inside_a_critical_section(call: str, action: Callable[[Gate[Thing]], object]) -> None:
@@ -1575,6 +1604,12 @@ class Resizer:
             self._total = total
             self._gate.resize(total, max_waiting=self._max_waiting, max_idle=math.inf)
 
+    def relimit(self, key: str, limit: int) -> None:
+        with self._lock:
+            self._shadow.limits[key] = max(self._shadow.limits[key], limit)
+            self._limits[key] = limit
+            self._gate.relimit(key)
+
     def tighten(self) -> None:
         """From now on the shadow holds the gate to those limits that it has come down to."""
         with self._lock:
@@ -1610,8 +1645,10 @@ class Resizer:
 
     def disturb(self, rng: random.Random) -> str:
         """One of the things that may happen to a gate as a whole."""
-        what = rng.choice(["resize", "tighten", "tighten", "tighten", "suspend", "evict"])
-        if what == "resize":
+        what = rng.choice(["resize", "relimit", "tighten", "tighten", "tighten", "suspend", "evict"])
+        if what == "relimit":
+            self.relimit(rng.choice(list(self._limits)), rng.randint(1, 4))
+        elif what == "resize":
             self.resize({key: rng.randint(1, 4) for key in self._limits}, rng.randint(1, 6))
         elif what == "tighten":
             self.tighten()
@@ -1690,7 +1727,7 @@ def test_any_use_keeps_the_bound_and_loses_nothing(seed: int, max_waiting: int |
     seen = sum((call.get() for call in calls), Counter[str]())
     stats = gate.stats()
 
-    disturbances = ("resize", "tighten", "suspend", "evict")
+    disturbances = ("resize", "relimit", "tighten", "suspend", "evict")
     assert seen.total() - sum(seen[what] for what in disturbances) == 1600
     assert min(seen[what] for what in ("release", "discard", "abandon", "release twice", *disturbances)) > 0
     assert resizer.tightened > 0

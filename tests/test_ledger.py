@@ -733,6 +733,45 @@ def test_a_limit_lowered_and_raised_again_is_as_before() -> None:
     assert ledger.stats().hosts["a"] == HostStats(leased=0, idle=3, waiting=0, limit=3)
 
 
+def test_one_keys_limit_is_asked_for_again_and_no_others() -> None:
+    """Raised, it serves who waits in order; the others keep what they have."""
+    ledger = Limited({"a": 1, "b": 1})
+    for key in "ab":
+        asked(ledger, key)
+    first, second, other = asked(ledger, "a"), asked(ledger, "a"), asked(ledger, "b")
+    ledger.limits = {"a": 2, "b": 2}
+    ledger.asked.clear()
+    actions = ledger.relimit("a", 7.0)
+
+    assert ledger.asked == ["a"]
+    assert (list(actions.wake), closing(actions)) == ([first], [])
+    assert (first.since, second.state, other.state) == (7.0, WAITING, WAITING)
+    assert ledger.stats().hosts["b"].limit == 1
+
+
+def test_one_keys_lowered_limit_closes_its_oldest_idle_items() -> None:
+    """Exactly what is too much of that key, and then what comes back."""
+    ledger = Limited({"a": 4, "b": 4})
+    permits = leased_with_items(ledger, *"aaaab")
+    things = [permit.item for permit in permits]
+    come_back(ledger, *permits[:2], permits[4])
+    ledger.limits = {"a": 2, "b": 2}
+    closed = ledger.relimit("a", 0.0)
+
+    assert closing(closed) == things[:2]
+    assert come_back(ledger, *permits[2:4]) == []
+    assert ledger.stats().hosts["a"] == HostStats(leased=2, idle=2, waiting=0, limit=2)  # those leased are being closed
+    assert ledger.stats().hosts["b"] == HostStats(leased=0, idle=1, waiting=0, limit=4)
+
+
+def test_the_limit_of_a_key_that_is_not_known() -> None:
+    """Nothing is asked, nothing remembered: it is asked for when the key turns up."""
+    ledger = Limited({"a": 1})
+
+    assert ledger.relimit("a", 0.0) is NOTHING
+    assert (ledger.asked, ledger.stats().hosts) == ([], {})
+
+
 def test_how_many_may_wait_and_how_long_items_lie_can_be_changed() -> None:
     """`resize` changes those too; who waits already stays."""
     ledger = books(per_key=2, max_waiting=None, max_idle=math.inf)
@@ -1027,7 +1066,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @initialize(**SETTINGS)
     def open_the_books(self, limits: dict[str, int], total: int, max_waiting: int | None, max_idle: float) -> None:
-        self.limits = limits
+        self.limits = dict(limits)
         self.total = total
         self.max_waiting = max_waiting
         self.max_idle = max_idle
@@ -1298,7 +1337,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.leased or self.idle)
     @rule(**SETTINGS)
     def resize(self, limits: dict[str, int], total: int, max_waiting: int | None, max_idle: float) -> None:
-        self.limits, self.total, self.max_waiting, self.max_idle = limits, total, max_waiting, max_idle
+        self.limits, self.total, self.max_waiting, self.max_idle = dict(limits), total, max_waiting, max_idle
         wake, close = self.ledger.resize(total, max_waiting=max_waiting, max_idle=max_idle, now=self.now)
         # 1: exactly as many as are too much; 4: the oldest of each key, then the oldest of all.
         retired = []
@@ -1310,6 +1349,20 @@ class LedgerMachine(RuleBasedStateMachine):
         assert {permit.item: permit.key for permit in close} == dict(retired)
         for permit in close:
             self.note_closing(permit, str(permit.key))
+        self.check_served(wake)
+
+    @precondition(lambda self: self.leased or self.idle)
+    @rule(data=st.data(), limit=st.integers(1, 4))
+    def relimit(self, data: st.DataObject, limit: int) -> None:
+        # 6: a key that is not remembered has no limit yet, and gets its new one when it turns up.
+        key = data.draw(st.sampled_from(self.KEYS))
+        self.limits[key] = limit
+        wake, close = self.ledger.relimit(key, self.now)
+        surplus = len(self.leased_of(key)) - self.to_be_closed(key) + len(self.idle_of(key)) - limit
+        retired = [self.take_idle(0, key=key) for _ in range(min(surplus, len(self.idle_of(key))))]
+        assert [(permit.item, permit.key) for permit in close] == retired
+        for permit in close:
+            self.note_closing(permit, key)
         self.check_served(wake)
 
     @precondition(lambda self: self.leased or self.idle)

@@ -340,6 +340,24 @@ def test_whether_a_body_is_encoded(fields: list[str], encoded: bool) -> None:
     assert parse(*fields).encoded is encoded
 
 
+@pytest.mark.parametrize(
+    ("fields", "metered"),
+    [
+        ([], False),
+        (['RateLimit: "default";r=0;t=30'], True),
+        (["ratelimit-remaining : 0"], True),
+        (["RATELIMIT:"], True),
+        (["RateLimit-Policy: x", "RateLimit-Reset: 5", "X-RateLimit: 0", "RateLimits: 1"], False),
+    ],
+)
+def test_whether_a_quota_is_told_of(fields: list[str], metered: bool) -> None:
+    """Only what says how much is left; the rest says nothing without it."""
+    head = parse("Content-Length: 5", *fields, "Content-Encoding: gzip", "Connection: close")
+
+    assert head.metered is metered
+    assert (head.length, head.encoded, head.reusable) == (5, True, False)
+
+
 # --- where the head ends ---
 
 
