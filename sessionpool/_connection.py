@@ -1,7 +1,12 @@
-"""One socket to one origin: opened by urllib3 (name resolution, proxies, TLS), read and written our way.
+"""One socket to one origin: opened by urllib3 (proxies, TLS), read and written our way.
 
-urllib3's connection classes do the connecting; the exchange does not go through `http.client`, which costs four times
+urllib3's connection classes say what follows what in connecting; each wait in it is ours, within one limit: for the
+name, for TCP, for the proxy's answer, for TLS. The exchange does not go through `http.client`, which costs four times
 the CPU: here it is one `sendall` of a finished head and, for a small answer, one `recv`.
+
+A deadline over the whole call (`Timeout.total`) bounds each of these waits, and what needs no waiting too: a peer that
+always has something ready, or always takes something, would otherwise never be found out. It also keeps account of the
+stages: resolve, connect (TCP, and a proxy's answer to CONNECT), tls (with the proxy too), send, head, body.
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ import struct
 import sys
 import threading
 import weakref
+from _thread import start_new_thread
 from collections.abc import Callable, Hashable, Iterable
 from http.client import HTTPException
 from pathlib import Path
@@ -42,7 +48,7 @@ from urllib3.util.ssl_match_hostname import CertificateError
 from urllib3.util.wait import wait_for_write
 
 from sessionpool import _wire
-from sessionpool._clock import NEVER, SLICE, SYSTEM_CLOCK, Clock, Deadline
+from sessionpool._clock import NEVER, SLICE, SYSTEM_CLOCK, Bell, Clock, Deadline
 from sessionpool._ledger import Permit
 from sessionpool._stop import Stopped
 from sessionpool._wire import MAX_HEAD, MAX_LINE, Head, find_head_end
@@ -296,7 +302,11 @@ class Connection:
         self.answered = False
         self._read_timeout = read_timeout
         self._deadline = deadline
-        if read_timeout != self._armed_for or deadline is not NEVER:
+        if deadline is not NEVER:
+            deadline.enter("send", self._clock.now())
+            self._stay_in_time()
+            self._arm()
+        elif read_timeout != self._armed_for:
             self._arm()
         first = head
         if body is not None and isinstance(body, bytes) and len(head) + len(body) <= RECEIVE:
@@ -337,6 +347,8 @@ class Connection:
             InvalidResponse: What came is not HTTP/1, or its head is too large.
             ReadTimeout: Nothing came in time.
         """
+        if self._deadline is not NEVER:
+            self._deadline.enter("head", self._clock.now())
         data = self._receive(RECEIVE)
         interim = 0
         while interim < MAX_INFORMATIONAL:
@@ -361,6 +373,8 @@ class Connection:
             head = _wire.parse_head(data[:begin], method, self.host)
             if head.status >= 200:
                 self._buffer, self._at = data, begin
+                if self._deadline is not NEVER:
+                    self._deadline.enter("body", self._clock.now())
                 return head
             if head.status == 101:
                 raise InvalidResponse(f"{self.host} switched protocols (101) without being asked to")
@@ -375,6 +389,8 @@ class Connection:
         if left == 0:
             data, at = self._receive(min(max(limit, RECEIVE), 4 * RECEIVE)), 0
             left = len(data)
+        elif self._deadline is not NEVER:
+            self._stay_in_time()  # a slow reader may have enough here for longer than it has time
         if left <= limit:
             self._buffer, self._at = b"", 0
             return data[at:] if at else data
@@ -402,6 +418,7 @@ class Connection:
         try:
             while sent < len(view):
                 if self._deadline is not NEVER:
+                    self._stay_in_time()
                     self._arm()
                 piece = view[sent : sent + SEND]
                 try:
@@ -409,8 +426,8 @@ class Connection:
                 except _TIMED_OUT:
                     sent += self._again(self._socket.send, piece, "took nothing")
         except OSError as error:
-            if isinstance(error, ReadTimeout) and not self._readable():
-                raise
+            if isinstance(error, ReadTimeout) and (error.stage or not self._readable()):
+                raise  # for an answer that is there already there is time, unless the deadline has passed
             self._send_error, self._spent = error, True
             raise _UnwritableError from error
 
@@ -434,6 +451,7 @@ class Connection:
 
     def _receive(self, size: int) -> bytes:
         if self._deadline is not NEVER:  # else it stays as `send` set it
+            self._stay_in_time()
             self._arm()
         try:
             try:
@@ -447,6 +465,16 @@ class Connection:
         if not data and self._shutdown_reason:
             raise self._broken("")  # an end that this side made is not the end of a body
         return data
+
+    def _stay_in_time(self) -> None:
+        """Raise if the deadline has passed: a peer that is always ready makes no call wait, and so none notice."""
+        now = self._clock.now()
+        if now >= self._deadline.at:
+            raise self._late("had not answered in full", now)
+
+    def _late(self, what: str, now: float) -> ReadTimeout:
+        error = ReadTimeout(f"{self.host} {what} before the deadline ({self._deadline.limit})")
+        return self._deadline.blame(error, now)
 
     def _arm(self, waited: float = 0.0) -> None:
         """Set how long the socket's next call may block, if that is not what it is set to: never longer than a slice.
@@ -477,8 +505,8 @@ class Connection:
             waited += self._slice
             if self._read_timeout is not None and waited >= self._read_timeout - 1e-6:
                 raise ReadTimeout(f"{self.host} {what} for {self._read_timeout:g} s (Timeout.read)") from None
-            if self._deadline is not NEVER and self._clock.now() >= self._deadline.at:
-                raise ReadTimeout(f"{self.host} {what} before the deadline ({self._deadline.limit})") from None
+            if self._deadline is not NEVER and (now := self._clock.now()) >= self._deadline.at:
+                raise self._late(what, now) from None
             self._arm(waited)
             try:
                 result = call(argument)
@@ -748,25 +776,22 @@ class Connector:
             ConnectTimeout, NameResolutionError, ConnectError, SSLError, ProxyError: It could not be had; the request
                 was not sent.
         """
-        limit = Deadline.after(timeout, self._clock.now(), "Timeout.connect").earlier(deadline)
-        left = None if limit is NEVER else min(max(limit.at - self._clock.now(), 1e-6), LONGEST)
-        dial = _Dial()
+        dial = _Dial(self._clock, timeout, deadline)
         self._dialing[dial] = None
         if self._is_cut or self._stopped.shift_of(dial.thread) is not None:  # after becoming visible; see `_stop`
             dial.cut()
         try:
-            connection = self._prepare(route, left)
-            connection.dial = dial
+            connection = self._prepare(route, dial)
             try:
                 connection.connect()
             except BaseException as error:
                 connection.close()
-                own = self._translate(error, route, limit)
+                own = self._translate(error, route, dial)
                 if own is error:
                     raise
                 raise own from error
         finally:
-            del self._dialing[dial]
+            self._dialing.pop(dial, None)  # in a process forked meanwhile it is not there
             dial.close()
         sock = connection.sock
         if hasattr(sock, "suppress_ragged_eofs"):
@@ -779,7 +804,7 @@ class Connector:
         return connection
 
     def cut(self) -> None:
-        """Make every connecting fail at once, now and later, but for looking up a name, which only the system ends."""
+        """Make every connecting fail at once, now and later."""
         self._is_cut = True
         for dial in list(self._dialing):
             dial.cut()
@@ -802,26 +827,27 @@ class Connector:
             dial.disown()
         self._dialing.clear()
 
-    def _prepare(self, route: Route, timeout: float | None) -> _Plain | _Secure:
+    def _prepare(self, route: Route, dial: _Dial) -> _Plain | _Secure:
         proxy = route.proxy
-        context = self._context(route.verify, route.cert) if "https" in (route.scheme, proxy and proxy.scheme) else None
-        if proxy is None:
-            if context is None:
-                return _Plain(route.host, route.port, timeout=timeout)
-            return _Secure(route.host, route.port, timeout=timeout, ssl_context=context)
-        host, port = proxy.host or "", proxy.port or (443 if proxy.scheme == "https" else 80)
-        config = ProxyConfig(
-            ssl_context=context, use_forwarding_for_https=False, assert_hostname=None, assert_fingerprint=None
-        )
+        context = None
+        if "https" in (route.scheme, proxy and proxy.scheme):
+            context = cast(ssl.SSLContext, _Watched(self._context(route.verify, route.cert), dial))
+        host, port, config = route.host, route.port, None
+        if proxy is not None:
+            host, port = proxy.host or "", proxy.port or (443 if proxy.scheme == "https" else 80)
+            config = ProxyConfig(
+                ssl_context=context, use_forwarding_for_https=False, assert_hostname=None, assert_fingerprint=None
+            )
         connection: _Plain | _Secure
         if context is None:
-            connection = _Plain(host, port, timeout=timeout, proxy=proxy, proxy_config=config)
+            connection = _Plain(host, port, proxy=proxy, proxy_config=config)
         else:
-            connection = _Secure(host, port, timeout=timeout, ssl_context=context, proxy=proxy, proxy_config=config)
-        if not route.is_forwarding:
-            headers = (
-                {"Proxy-Authorization": _wire.basic_credentials(*_wire.userinfo(proxy.auth))} if proxy.auth else {}
-            )
+            connection = _Secure(host, port, ssl_context=context, proxy=proxy, proxy_config=config)
+        connection.dial = dial
+        if proxy is not None and not route.is_forwarding:
+            headers = {"Host": f"[{route.host}]:{route.port}" if ":" in route.host else f"{route.host}:{route.port}"}
+            if proxy.auth:
+                headers["Proxy-Authorization"] = _wire.basic_credentials(*_wire.userinfo(proxy.auth))
             connection.set_tunnel(route.host, route.port, headers, scheme=proxy.scheme or "http")
         return connection
 
@@ -829,23 +855,22 @@ class Connector:
         if isinstance(verify, ssl.SSLContext):
             if cert is not None:
                 raise ValueError("give the client's certificate to the SSLContext itself, not as cert= beside it")
-            return cast(ssl.SSLContext, _Unchanged(verify))
+            return verify
         key = (verify, cert)
         with self._making:  # 15 ms each: 32 threads that start together must not all make the same one
             context = self._contexts.get(key)
             if context is None:
-                context = cast(ssl.SSLContext, _Unchanged(_make_context(verify, cert)))
-                self._contexts[key] = context
+                context = self._contexts[key] = _make_context(verify, cert)
         return context
 
-    def _translate(self, error: BaseException, route: Route, limit: Deadline) -> BaseException:
+    def _translate(self, error: BaseException, route: Route, dial: _Dial) -> BaseException:
         target = route.key
         if isinstance(error, (ssl.SSLError, CertificateError)):
             return SSLError(f"TLS with {target} failed: {_reason(error)}")
         # urllib3 derives its NewConnectionError (refused, unreachable) from its ConnectTimeoutError.
         timed_out = isinstance(error, ConnectTimeoutError) and not isinstance(error, NewConnectionError)
         if timed_out or isinstance(error, TimeoutError):
-            return ConnectTimeout(f"{target} was not connected in time ({limit.limit})")
+            return dial.late(target, target if route.proxy is None else f"the proxy of {target}")
         if route.proxy is not None and isinstance(error, (HTTPError, HTTPException, OSError)):
             return ProxyError(f"no way to {target}: {_reason(error.__cause__ or error)}")
         if isinstance(error, Urllib3NameResolutionError):
@@ -860,13 +885,61 @@ class Connector:
 
 
 class _Dial:
-    """A socket that is being connected, as others see it: they may cut it off. Thread-safe."""
+    """A connecting under way: its one limit, and how others cut it off. The latter is thread-safe.
 
-    def __init__(self) -> None:
+    Attributes:
+        limit: The instant until which it may take, on the system's clock, as it is the system that is waited for.
+        bell: Rung when there is something new for the thread that connects, which waits for no socket.
+    """
+
+    def __init__(self, clock: Clock, timeout: float | None, deadline: Deadline) -> None:
+        now = clock.now()
         self.thread = threading.get_ident()
+        self._clock = clock
+        self._call = deadline
+        self._deadline = Deadline.after(timeout, now, "Timeout.connect").earlier(deadline)
+        self.limit = SYSTEM_CLOCK.now() + min(max(self._deadline.at - now, 1e-6), LONGEST)
+        self.bell = Bell()
+        self._stage = ""
         self._socket: socket.socket | None = None
         self._number = -1
         self._is_cut = False
+        self.enter("connect")
+
+    def enter(self, stage: str) -> None:
+        """From now on the time goes into this stage."""
+        self._stage = stage
+        if self._call is not NEVER:
+            self._call.enter(stage, self._clock.now())
+
+    def late(self, target: str, first: str) -> ConnectTimeout:
+        """The error of a connecting to `target`, `first` to that host, whose time is over."""
+        what = f"the name of {first} was not resolved" if self._stage == "resolve" else f"{target} was not connected"
+        error = ConnectTimeout(f"{what} in time ({self._deadline.limit})")
+        if SYSTEM_CLOCK.now() < self.limit:  # the system has given up first
+            return error
+        return self._deadline.blame(error, self._clock.now())
+
+    @property
+    def left(self) -> float:
+        """For how long a call may block that cannot be done in slices."""
+        return max(self.limit - SYSTEM_CLOCK.now(), 1e-3)
+
+    def patiently(self, sock: socket.socket, call: Callable[..., R], *arguments: Any) -> R:
+        """The result of a call on this socket that waits, in slices, until the limit."""
+        while (left := self.limit - SYSTEM_CLOCK.now()) > 0:
+            sock.settimeout(max(min(left, SLICE), 1e-3))
+            try:
+                return call(*arguments)  # begins where it was when the slice was over
+            except TimeoutError as error:
+                if _is_of_the_kernel(error):
+                    raise
+        raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+
+    def check(self) -> None:
+        """Raise if it has been cut off."""
+        if self._is_cut:
+            raise ConnectionAbortedError(errno.ECONNABORTED, "cut off by close()")
 
     def watch(self, sock: socket.socket) -> None:
         """From now on this socket is meant; raises if it is too late already."""
@@ -874,14 +947,10 @@ class _Dial:
         self._socket, self._number = sock.dup(), sock.fileno()
         self.check()
 
-    def check(self) -> None:
-        """Raise if it has been cut; called again when the connecting has begun: before, nothing can be cut."""
-        if self._is_cut:
-            raise ConnectionAbortedError(errno.ECONNABORTED, "cut off")
-
     def cut(self) -> None:
         """Make whoever connects it fail at once."""
         self._is_cut = True  # before looking: who has no socket yet will look here when it has
+        self.bell.release()
         with contextlib.suppress(OSError, AttributeError):
             self._socket.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]  # none yet: AttributeError
 
@@ -901,18 +970,93 @@ class _Dial:
             sock.close()
 
 
+class _Lookup:
+    """A name that is being looked up, in a thread of its own, for all who want it at this moment. Thread-safe.
+
+    Nothing ends the system's function before it ends by itself. So those who want the name wait beside it, each as
+    long as it may; a resolver that hangs costs one thread for a name, and not one for a request.
+    """
+
+    def __init__(self, name: str, port: int) -> None:
+        self._wanted = name, port
+        self._bells: dict[Bell, None] = {}  # single dict operations are atomic, with and without a GIL
+        self._answer: list[Any] | Exception | None = None
+
+    @classmethod
+    def join(cls, name: str, port: int) -> _Lookup:
+        """The look-up of this name that is under way, or one begun now."""
+        own = cls(name, port)
+        try:
+            shared = _lookups.setdefault(own._wanted, own)
+            if shared is own:
+                try:
+                    # Not threading's, which waits for the thread to have begun: an interrupt there may come out as a
+                    # RuntimeError of its lock.
+                    start_new_thread(own._run, ())
+                except RuntimeError:  # no thread is to be had, as at the interpreter's end
+                    own._run()
+        except BaseException:
+            own._end(None)  # perhaps nobody looks now: who waits already joins another in a slice's time
+            raise
+        return shared
+
+    def wait(self, bell: Bell, limit: float) -> list[Any] | Exception | None:
+        """The addresses, or why there are none; `None` if neither came within a slice, or the bell was rung."""
+        self._bells[bell] = None
+        try:
+            if self._answer is None:  # after becoming visible: who answers sets it before looking who waits
+                SYSTEM_CLOCK.wait(bell, min(limit, SYSTEM_CLOCK.now() + SLICE))
+        finally:
+            self._bells.pop(bell, None)
+        return self._answer
+
+    def _run(self) -> None:
+        try:
+            self._end(socket.getaddrinfo(*self._wanted, 0, socket.SOCK_STREAM))
+        except Exception as error:  # noqa: BLE001 - handed to whoever waits
+            self._end(error.with_traceback(None))
+
+    def _end(self, answer: list[Any] | Exception | None) -> None:
+        if _lookups.get(self._wanted) is self:
+            _lookups.pop(self._wanted, None)
+        self._answer = answer
+        for bell in list(self._bells):
+            bell.release()
+
+
+# Those under way, in all pools. Not a cache: what has been found is for those who were waiting for it.
+_lookups: dict[tuple[str, int], _Lookup] = {}
+
+if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
+    os.register_at_fork(after_in_child=_lookups.clear)  # their threads are the parent's
+
+
 class _Tcp(HTTPConnection):
     """Dials the host's addresses one after the other within one limit; urllib3 gives each of them the whole time."""
 
     dial: _Dial
 
-    def _new_conn(self) -> socket.socket:
-        name = self._dns_host.strip("[]")
-        limit = math.inf if self.timeout is None else SYSTEM_CLOCK.now() + float(self.timeout)
+    def _addresses(self) -> list[Any]:
+        name, port, dial = self._dns_host.strip("[]"), self.port, self.dial
         try:
-            found = socket.getaddrinfo(name, self.port, 0, socket.SOCK_STREAM)
-        except socket.gaierror as error:
-            raise Urllib3NameResolutionError(self.host, self, error) from error
+            return socket.getaddrinfo(name, port, 0, socket.SOCK_STREAM, 0, socket.AI_NUMERICHOST)
+        except socket.gaierror:
+            pass  # it is a name
+        dial.enter("resolve")
+        while True:
+            answer = _Lookup.join(name, port).wait(dial.bell, dial.limit)
+            dial.check()
+            if isinstance(answer, Exception):
+                raise Urllib3NameResolutionError(self.host, self, cast(socket.gaierror, answer)) from answer
+            if answer is not None:
+                dial.enter("connect")
+                return answer
+            if SYSTEM_CLOCK.now() >= dial.limit:
+                raise ConnectTimeoutError(self, f"the name {name} was not resolved in time")
+
+    def _new_conn(self) -> socket.socket:
+        found = self._addresses()
+        limit = self.dial.limit
         failure: OSError | None = None
         try:
             for more, (family, kind, protocol, _, address) in zip(range(len(found), 0, -1), found, strict=True):
@@ -930,8 +1074,6 @@ class _Tcp(HTTPConnection):
                     self.dial.watch(sock)
                     # An equal part of the time for each that is left: one black hole must not have it all.
                     _connect(sock, address, now + (limit - now) / more, self.dial)
-                    # For what comes now, TLS and the proxy's answer.
-                    sock.settimeout(None if limit == math.inf else max(limit - SYSTEM_CLOCK.now(), 1e-3))
                 except BaseException as error:
                     self.dial.close()
                     sock.close()
@@ -945,6 +1087,35 @@ class _Tcp(HTTPConnection):
             raise NewConnectionError(self, str(failure)) from failure
         finally:
             failure = None  # it refers to this frame, and the frame to it
+
+    def _tunnel(self) -> None:
+        """Have the proxy open a tunnel (RFC 9110 §9.3.6); http.client would wait for each byte of its answer anew."""
+        dial, sock = self.dial, self.sock
+        dial.enter("connect")
+        fields: dict[str, str] = self._tunnel_headers  # type: ignore[attr-defined]  # as `set_tunnel` was given them
+        lines = [f"CONNECT {fields['Host']} HTTP/1.1", *(f"{name}: {fields[name]}" for name in fields), "", ""]
+        request = "\r\n".join(lines).encode("latin-1")
+        while request:
+            request = request[dial.patiently(sock, sock.send, request) :]
+        data, end = b"", -1
+        while end < 0:
+            more = dial.patiently(sock, sock.recv, RECEIVE)
+            if not more:
+                raise OSError("it closed the connection instead of opening a tunnel")
+            seen = len(data)
+            data += more
+            end = find_head_end(data, max(seen - 2, 0))
+            if max(end, seen) > MAX_HEAD:
+                raise OSError(f"it answered CONNECT with a header of more than {MAX_HEAD} bytes")
+            if data[:5] != b"HTTP/"[: len(data)]:
+                end = len(data)  # parse_head raises, and shows what came
+        head = _wire.parse_head(data[:end], "CONNECT", self.host)
+        if not 200 <= head.status < 300:
+            raise OSError(f"Tunnel connection failed: {head.status} {head.reason}".rstrip())
+        if len(data) > end:
+            raise OSError("it sent more than its answer to CONNECT")  # in the tunnel the first word is ours
+        dial.enter("tls")
+        sock.settimeout(dial.left)  # TLS within TLS is urllib3's, at one go
 
 
 def _connect(sock: socket.socket, address: Any, limit: float, dial: _Dial) -> None:
@@ -969,15 +1140,16 @@ class _Secure(_Tcp, HTTPSConnection):
     pass
 
 
-class _Unchanged:
-    """A context that urllib3 cannot change.
+class _Watched:
+    """A context that urllib3 cannot change, and whose handshakes keep to a limit.
 
     It sets verify mode and ALPN again for each connection, and to change a context in use by another thread has crashed
     interpreters. A user's own is not ours to change at all.
     """
 
-    def __init__(self, context: ssl.SSLContext) -> None:
+    def __init__(self, context: ssl.SSLContext, dial: _Dial) -> None:
         object.__setattr__(self, "_context", context)
+        object.__setattr__(self, "_dial", dial)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
@@ -990,25 +1162,14 @@ class _Unchanged:
 
     def wrap_socket(self, sock: socket.socket, **options: Any) -> ssl.SSLSocket:
         """As the context does it, in slices; Ctrl-C in the handshake leaves no socket open that nobody knows."""
-        context = self._context
+        context, dial = self._context, self._dial
+        dial.enter("tls")
         if type(context) is not ssl.SSLContext:  # truststore's looks at the certificate right after the handshake
+            sock.settimeout(dial.left)
             return cast(ssl.SSLSocket, context.wrap_socket(sock, **options))
-        timeout = sock.gettimeout()
-        limit = math.inf if timeout is None else SYSTEM_CLOCK.now() + timeout
         wrapped = context.wrap_socket(sock, do_handshake_on_connect=False, **options)
         try:
-            while True:
-                left = limit - SYSTEM_CLOCK.now()
-                wrapped.settimeout(max(min(left, SLICE), 1e-3))
-                try:
-                    wrapped.do_handshake()  # begins where it was when the time was over
-                except TimeoutError:
-                    if left <= SLICE:
-                        raise
-                else:
-                    break
-            # For what comes now: a proxy's answer to CONNECT, TLS within TLS.
-            wrapped.settimeout(None if timeout is None else max(limit - SYSTEM_CLOCK.now(), 1e-3))
+            dial.patiently(wrapped, wrapped.do_handshake)
         except BaseException:
             wrapped.close()
             raise

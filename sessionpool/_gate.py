@@ -278,8 +278,9 @@ class Gate(Generic[T]):
         shift = self._stopped.shift_of(permit.thread)
         if shift is not None:
             raise Cancelled(f"{shift.reason} while {self._describe(permit.key)} was waited for")
-        waited = self._clock.now() - asked
-        raise PoolTimeout(self._explain(permit, deadline, waited, stats, holders), stats=stats)
+        now = self._clock.now()
+        error = PoolTimeout(self._explain(permit, deadline, now - asked, stats, holders), stats=stats)
+        raise deadline.blame(error, now)  # only the deadline of a whole call keeps account of stages
 
     def _own_in_the_way(self, permit: Permit[T]) -> int:
         """How many permits a waiting one waits for that its own thread holds, and nobody else; under the lock.

@@ -142,6 +142,8 @@ class Transport:
             PoolError: No permit; see `Gate.acquire`.
             ConnectionError, Timeout: No connection, or no response; see `Connector.connect` and `Connection`.
         """
+        if deadline is not NEVER:
+            deadline.enter("permit", asked)
         permit: Permit[Connection] = Permit(route.key, route.identity, get_ident())
         try:
             self.gate.acquire(permit, timeout.pool, deadline, asked)

@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import attrs
+import pytest
 
 from sessionpool import SessionPool
 from sessionpool._connection import Connection
@@ -135,6 +136,16 @@ def trickle(piece: bytes) -> Step:
         while True:
             peer.send(piece)
             peer.wait(threading.Event(), 0.01)
+
+    return step
+
+
+def flood(piece: bytes) -> Step:
+    """Send a piece again and again, as fast as the client takes it, until it has had enough."""
+
+    def step(peer: Peer) -> None:
+        while not peer.server.closing:
+            peer.send(piece)
 
     return step
 
@@ -510,6 +521,49 @@ def deaf_listener(host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
             except TimeoutError:
                 break
         yield f"http://{host}:{listener.getsockname()[1]}/"
+
+
+class Resolver:
+    """Stands for the system's resolver, which for these names does not answer until it is told to.
+
+    Attributes:
+        asked: The names, in the order of the look-ups begun.
+        found: What the names then stand for; an address, or what is raised.
+    """
+
+    def __init__(self, *names: str) -> None:
+        self.asked: list[str] = []
+        self.found: str | Exception = socket.gaierror(socket.EAI_NONAME, "nobody knows that name")
+        self._names = names
+        self._may_answer = threading.Event()
+        self._ask = socket.getaddrinfo
+
+    def answer(self, found: str | Exception | None = None) -> None:
+        """Answer whoever has asked, and whoever will."""
+        if found is not None:
+            self.found = found
+        self._may_answer.set()
+
+    def __call__(self, host: Any, port: Any, family: int = 0, kind: int = 0, proto: int = 0, flags: int = 0) -> Any:
+        if host in self._names and not flags & socket.AI_NUMERICHOST:
+            self.asked.append(host)
+            self._may_answer.wait(PATIENCE)
+            if isinstance(self.found, Exception):
+                raise self.found
+            host = self.found
+        return self._ask(host, port, family, kind, proto, flags)
+
+
+@contextlib.contextmanager
+def silent_resolver(*names: str) -> Iterator[Resolver]:
+    """A resolver that says nothing about these names; at the end, that nobody knows them."""
+    resolver = Resolver(*names)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", resolver)
+        try:
+            yield resolver
+        finally:
+            resolver.answer()
 
 
 # --- a pool to play against, and the audit ---

@@ -18,7 +18,7 @@ from sessionpool import Limits, SessionPool, Timeout, exceptions
 from tests.helpers import Interrupt, InThread, eventually, in_thread
 from tests.with_server.children import script
 from tests.with_server.echo_server import Answer, EchoServer, Seen, page
-from tests.with_server.raw_server import await_bytes, deaf_listener, discard, serving, tell
+from tests.with_server.raw_server import await_bytes, deaf_listener, discard, serving, silent_resolver, tell
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="signals as Unix has them")
 
@@ -127,6 +127,11 @@ class Waits:
             yield pool, lambda: pool.get(server.url + "/never"), lambda: len(server.seen) > begun
 
     @contextlib.contextmanager
+    def name(self) -> Iterator[Case]:
+        with silent_resolver("silent.example") as resolver, SessionPool(timeout=NO_LIMIT, trust_env=False) as pool:
+            yield pool, lambda: pool.get("http://silent.example/"), lambda: bool(resolver.asked)
+
+    @contextlib.contextmanager
     def connection(self) -> Iterator[Case]:
         with deaf_listener() as deaf, SessionPool(timeout=NO_LIMIT, retry=None, trust_env=False) as pool:
             yield pool, lambda: pool.get(deaf), lambda: is_connecting(pool)
@@ -189,9 +194,8 @@ def waits(server: EchoServer, secure_server: EchoServer, trust: tuple[ssl.SSLCon
     return Waits(server, secure_server, trust[1])
 
 
-OF_REQUESTS = ["connection", "handshake", "proxy", "permit", "identity", "answer", "answer_over_tls"]
-# All but the wait for a proxy's answer to CONNECT, which http.client reads at one go.
-IN_SLICES = ["connection", "handshake", "permit", "identity", "answer", "answer_over_tls", "results", "leases"]
+OF_REQUESTS = ["name", "connection", "handshake", "proxy", "permit", "identity", "answer", "answer_over_tls"]
+ALL = [*OF_REQUESTS, "results", "leases"]
 
 
 @pytest.mark.parametrize("what", OF_REQUESTS)
@@ -215,7 +219,7 @@ def raise_in(thread: threading.Thread, error: type[BaseException]) -> None:
     assert ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(error)) == 1
 
 
-@pytest.mark.parametrize("what", IN_SLICES)
+@pytest.mark.parametrize("what", ALL)
 def test_an_exception_from_another_thread_ends_every_wait(what: str, waits: Waits) -> None:
     """It comes out within the slice of the wait; what had been had is given back, and the pool works on."""
     with getattr(waits, what)() as (pool, wait, is_waiting), in_thread(wait) as call:
@@ -240,7 +244,7 @@ def when(is_waiting: Callable[[], bool], act: Callable[[], None]) -> InThread[No
     return in_thread(watch)
 
 
-@pytest.mark.parametrize("what", [*OF_REQUESTS, "results", "leases"])
+@pytest.mark.parametrize("what", ALL)
 def test_ctrl_c_ends_every_wait_of_the_main_thread(what: str, waits: Waits) -> None:
     """KeyboardInterrupt comes out at once, and the pool has everything back."""
     assert threading.current_thread() is threading.main_thread()
@@ -257,7 +261,7 @@ def test_ctrl_c_ends_every_wait_of_the_main_thread(what: str, waits: Waits) -> N
     assert given_back(pool)
 
 
-@pytest.mark.parametrize("what", IN_SLICES)
+@pytest.mark.parametrize("what", ALL)
 def test_a_signal_that_another_thread_gets_is_heard(what: str, waits: Waits) -> None:
     """Python notes it there, and runs its handler in the main thread, which nothing has woken."""
     with getattr(waits, what)() as (pool, wait, is_waiting):
