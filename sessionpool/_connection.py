@@ -787,9 +787,12 @@ class Connector:
             except BaseException as error:
                 connection.close()
                 own = self._translate(error, route, dial)
-                if own is error:
-                    raise
-                raise own from error
+                try:
+                    if own is error:
+                        raise
+                    raise own from error
+                finally:
+                    del own  # which refers to this frame
         finally:
             self._dialing.pop(dial, None)  # in a process forked meanwhile it is not there
             dial.close()

@@ -602,8 +602,8 @@ class SessionPool(Verbs):
             cancel: Stop the workers at once if it ends before its end: by an error, by Ctrl-C, by `close` of the
                 results, because they are dropped. A worker that pauses, or waits for a connection or a session, gets
                 `Cancelled`, and so does whatever it asks for next. What it has under way is cut off and fails with an
-                error that is `MaySent`. Not stopped are its own computing and waiting, name resolution, and requests
-                that it makes in other threads; a map within the map ends within a second. Without it the items in
+                error that is `MaySent`. Not stopped are its own computing and waiting, and requests that it makes in
+                other threads; a map within the map ends within a second. Without it the items in
                 workers' hands are finished in the background.
 
         Raises:
@@ -845,7 +845,13 @@ if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
     os.register_at_fork(after_in_child=_restart_all)
 
 # Where a lock may be held that closing needs: by whom this thread itself may have been interrupted.
-_LOCKING_FILES: Final = {_gate.__file__, _ledger.__file__, concurrent.futures.thread.__file__}
+# A future's lock would let the handler in, and what it tells then nobody hears who is just about to wait.
+_LOCKING_FILES: Final = {
+    _gate.__file__,
+    _ledger.__file__,
+    concurrent.futures.thread.__file__,
+    concurrent.futures._base.__file__,
+}
 _LOCKING_CODE: Final = {SessionPool.submit.__code__, SessionPool.close.__code__}
 
 

@@ -424,7 +424,10 @@ class Retries:
         assert outcome is not None
         self._conclude(outcome, verdict)
         if isinstance(outcome, BaseException):
-            raise outcome
+            try:
+                raise outcome
+            finally:
+                del outcome  # which refers to this frame
         if self._policy.raise_on_status:
             tried = "once" if len(self._attempts) == 1 else f"{len(self._attempts)} times"
             error = RetryError(
