@@ -784,7 +784,7 @@ class Connector:
             connection = self._prepare(route, dial)
             try:
                 connection.connect()
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - raised again, perhaps as another
                 connection.close()
                 own = self._translate(error, route, dial)
                 try:

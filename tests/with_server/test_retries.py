@@ -202,16 +202,19 @@ def test_a_host_that_asks_for_peace_has_it_from_all(server: EchoServer) -> None:
     """Threads that had no refusal themselves wait as well, and others hosts are not waited for."""
     clock = FakeClock()
     server.answers["/a"] = failing(1, busy(429, ("Retry-After", "30")))
-    with SessionPool(retry=RetryPolicy(), clock=clock) as pool, EchoServer() as other:
-        with in_thread(pool.get, f"{server.url}/a") as refused:
-            eventually(lambda: pool.stats().sleeping == 1)
-            with in_thread(pool.get, f"{server.url}/b") as bystander:
-                eventually(lambda: pool.stats().sleeping == 2)
-                assert pool.get(f"{other.url}/b").ok
-                clock.advance(29.9)
-                assert len(server.seen) == 1
-                assert pool.stats().leased == 0
-                clock.advance(30)
+    with (
+        SessionPool(retry=RetryPolicy(), clock=clock) as pool,
+        EchoServer() as other,
+        in_thread(pool.get, f"{server.url}/a") as refused,
+    ):
+        eventually(lambda: pool.stats().sleeping == 1)
+        with in_thread(pool.get, f"{server.url}/b") as bystander:
+            eventually(lambda: pool.stats().sleeping == 2)
+            assert pool.get(f"{other.url}/b").ok
+            clock.advance(29.9)
+            assert len(server.seen) == 1
+            assert pool.stats().leased == 0
+            clock.advance(30)
     assert refused.result is not None
     assert bystander.result is not None
     assert refused.result.text == "at last"
@@ -224,7 +227,7 @@ def test_a_cool_down_that_is_too_long_is_not_waited_for(server: EchoServer, pool
     server.answers["/a"] = failing(1, busy(503, ("Retry-After", "3600")))
     with pytest.raises(exceptions.RetryAfterTooLong) as refused:
         pool.get(f"{server.url}/a")
-    with pytest.raises(exceptions.CoolDownTimeout, match="asked to be left alone for another 3.6e") as later:
+    with pytest.raises(exceptions.CoolDownTimeout, match=r"asked to be left alone for another 3\.6e") as later:
         pool.post(f"{server.url}/b", data="x")
 
     assert refused.value.seconds == 3600
@@ -266,7 +269,9 @@ def test_a_rate_can_be_set_for_one_host(server: EchoServer) -> None:
             assert pool.get(f"{other.url}/a").ok
             assert pool.get(f"{other.url}/a").ok
             clock.advance(30)
-        with pytest.raises(exceptions.ThrottleTimeout, match="no place for 30 s, beyond Timeout.total=10 s") as raised:
+        with pytest.raises(
+            exceptions.ThrottleTimeout, match=r"no place for 30 s, beyond Timeout\.total=10 s"
+        ) as raised:
             pool.get(f"{server.url}/a", timeout=Timeout(total=10))
     assert second.result is not None
     assert second.result.ok
@@ -297,10 +302,13 @@ def test_a_circuit_opens_and_closes(server: EchoServer) -> None:
 def test_a_session_that_is_waited_for_counts(server: EchoServer) -> None:
     """`Timeout.total` begins with `pool.get`, which may have to wait for one of `Limits.sessions`."""
     clock = FakeClock()
-    with SessionPool(limits=Limits(sessions=1), clock=clock) as pool, pool.lease():
-        with in_thread(pool.get, server.url, timeout=Timeout(total=2)) as call:
-            eventually(lambda: pool.dump().stats.sessions == 1 and len(pool.dump().waiters) == 1)
-            clock.advance(2)
+    with (
+        SessionPool(limits=Limits(sessions=1), clock=clock) as pool,
+        pool.lease(),
+        in_thread(pool.get, server.url, timeout=Timeout(total=2)) as call,
+    ):
+        eventually(lambda: pool.dump().stats.sessions == 1 and len(pool.dump().waiters) == 1)
+        clock.advance(2)
     assert isinstance(call.error, exceptions.PoolTimeout)
     assert call.error.stage == "lease"
     assert call.error.stages == {"lease": 2.0}
