@@ -13,6 +13,7 @@ from sessionpool._config import (
     Timeout,
 )
 from sessionpool._dump import ConnectionDump, LeaseDump, PoolDump, WaiterDump
+from sessionpool._governor import HostState
 from sessionpool._health import Health
 from sessionpool._ledger import HostStats, PoolStats
 from sessionpool._messages import PreparedRequest, Response
@@ -45,6 +46,7 @@ __all__ = [
     "Governor",
     "HTTPError",
     "Health",
+    "HostState",
     "HostStats",
     "JSONDecodeError",
     "Lease",

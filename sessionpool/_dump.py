@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -12,6 +12,7 @@ import attrs
 if TYPE_CHECKING:
     from sessionpool._connection import Connection
     from sessionpool._gate import Books
+    from sessionpool._governor import HostState
     from sessionpool._ledger import Permit, PoolStats
     from sessionpool._pool import Hold
 
@@ -91,6 +92,7 @@ class PoolDump:
         leases: The longest held first.
         waiters: The longest waiting of each host first.
         connections: Those in use first, then the idle ones.
+        hosts: What the governor knows of hosts that it holds back at this moment.
     """
 
     name: str
@@ -98,6 +100,7 @@ class PoolDump:
     leases: Sequence[LeaseDump]
     waiters: Sequence[WaiterDump]
     connections: Sequence[ConnectionDump]
+    hosts: Mapping[str, HostState]
 
     def __str__(self) -> str:
         stats = self.stats
@@ -106,6 +109,7 @@ class PoolDump:
             f"pool {self.name!r}{', suspended: nothing is granted before resume()' if stats.suspended else ''}: "
             f"{_count(len(self.leases), 'lease')}, {_count(len(self.waiters), 'waiter')}, {stats.leased + stats.idle}"
             f"{capacity} connections open ({stats.leased} leased, {stats.idle} idle)"
+            f"{f', {stats.sleeping} pausing' if stats.sleeping else ''}"
         )
         lines = [head]
         for key, host in stats.hosts.items():
@@ -113,6 +117,8 @@ class PoolDump:
                 f"  host {key}: {host.leased + host.idle} of {host.limit} open ({host.leased} leased, {host.idle} idle)"
                 f", {_count(host.waiting, 'waiter')}"
             )
+        for key, state in self.hosts.items():
+            lines.append(f"  host {key}: {', '.join(_restraints(state))}")
         for lease in self.leases:
             what = "a thread's own or a fresh session" if lease.key is None else f"the session of {lease.key!r}"
             ended = ", which has ended" if lease.ended else ""
@@ -133,6 +139,7 @@ def take(
     connections: Books[Connection],
     seats: Books[Any],
     holds: Sequence[Hold],
+    hosts: Mapping[str, HostState],
     describe: Callable[[Any], str],
 ) -> PoolDump:
     """The dump of a pool from its counts, its two gates' books and what is held."""
@@ -172,7 +179,22 @@ def take(
                 for key, item, since in connections.idle
             ),
         ],
+        hosts={key: state for key, state in hosts.items() if _restraints(state)},
     )
+
+
+def _restraints(state: HostState) -> list[str]:
+    """What holds requests to a host back."""
+    found = []
+    if state.cool_down:
+        found.append(f"cools down for another {state.cool_down:.1f} s")
+    if state.circuit not in ("", "closed"):
+        found.append(f"circuit {state.circuit}")
+    if state.limit is not None:
+        found.append(f"held to {_count(state.limit, 'connection')}")
+    if state.interval:
+        found.append(f"one request every {state.interval:.3g} s")
+    return found
 
 
 def _place(frame: Any) -> str:

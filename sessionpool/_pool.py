@@ -683,6 +683,7 @@ class SessionPool(Verbs):
             connections,
             self._seats.books(),
             list(self._holds),
+            self._transport.hosts.books(connections.now),
             _describe_seat,
         )
 

@@ -12,7 +12,16 @@ from typing import Any
 import attrs
 import pytest
 
-from sessionpool import Limits, Observer, SessionPool
+from sessionpool import (
+    AdaptiveConcurrency,
+    CircuitBreaker,
+    Governor,
+    Limits,
+    Observer,
+    RateLimit,
+    RetryPolicy,
+    SessionPool,
+)
 from sessionpool.exceptions import ConnectionError
 from sessionpool.testing import FakeClock
 from tests.helpers import PATIENCE, eventually, in_thread
@@ -402,3 +411,30 @@ def test_a_closed_pool_can_be_dumped(pool: SessionPool, elsewhere: Callable[...,
 
     assert [each.key for each in pool.dump().leases] == ["ada"]
     lease.release()
+
+
+def test_a_host_that_is_held_back_is_told(make_pool: Callable[..., SessionPool], clock: FakeClock) -> None:
+    """Why nothing goes to it, and how many threads pause meanwhile; of other hosts nothing is told."""
+    governor = Governor(circuit=CircuitBreaker(failures=1, open=30), concurrency=AdaptiveConcurrency())
+    busy = Answer(b"", 503, [("Retry-After", "40")])
+    with EchoServer() as tired, EchoServer() as sick, EchoServer() as well:
+        pool = make_pool(governor=governor, retry=RetryPolicy(retry_after_max=60))
+        pool.limit_rate(well.url, RateLimit(rate=0.5))
+        tired.answers["/"] = busy
+        sick.answers["/"] = Answer(b"", 500)
+        pool.get(tired.url, retry=None)
+        pool.get(sick.url, retry=None)
+        clock.advance(32)
+        with in_thread(pool.get, sick.url) as probe:
+            probe.join()
+        with in_thread(pool.get, tired.url, retry=None):
+            eventually(lambda: pool.stats().sleeping == 1)
+            dump = pool.dump()
+            lines = str(dump).splitlines()
+            pool.close(timeout=0)
+
+    assert dump.hosts.keys() == {tired.url, sick.url, well.url}
+    assert ", 1 pausing" in lines[0]
+    assert f"  host {tired.url}: cools down for another 8.0 s, circuit half-open, held to 5 connections" in lines
+    assert f"  host {sick.url}: circuit open" in lines
+    assert f"  host {well.url}: one request every 2 s" in lines
