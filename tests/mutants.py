@@ -51,6 +51,9 @@ GATE: Final = ("tests/test_gate.py", "tests/scenarios")
 LEASES: Final = ("tests/test_leases.py", "tests/scenarios")
 LIFE: Final = ("tests/test_leases.py", "tests/with_server/test_lifecycle.py")
 FORK: Final = ("tests/with_server/test_fork.py",)
+RETRY: Final = ("tests/test_retry.py",)
+RETRIES: Final = ("tests/with_server/test_retries.py",)
+GOVERNOR: Final = ("tests/test_governor.py",)
 SIGNALS: Final = ("tests/with_server/test_signals.py", "tests/test_clock.py")
 
 MUTANTS: Final = (
@@ -355,6 +358,157 @@ MUTANTS: Final = (
         "        self._seats.restart(hold.permit for hold in self._holds if hold.permit is not None)",
         "        self._seats.restart()",
         FORK,
+    ),
+    # --- trying again, and hosts ---
+    Mutant(
+        "what the server may have seen goes again only if twice does no harm",
+        "_retry.py",
+        """is_safe or self.methods is None or prepared.method in self.methods""",
+        """True""",
+        RETRY,
+    ),
+    Mutant(
+        "a body that can be read once is sent once",
+        "_retry.py",
+        """return "" if prepared.is_replayable or is_safe else "body\"""",
+        """return \"\"""",
+        RETRY,
+    ),
+    Mutant(
+        "the pool's own errors are final",
+        "_retry.py",
+        """_FINAL: Final = (PoolError, LeaseStateError, RetryError)""",
+        """_FINAL: Final = (LeaseStateError,)""",
+        RETRY,
+    ),
+    Mutant(
+        "attempts are counted over a call with its redirects",
+        "_retry.py",
+        """self._prepared, self._host, self._began = prepared, host, began
+""",
+        """self._prepared, self._host, self._began = prepared, host, began
+        self._failures = 0
+""",
+        RETRY,
+    ),
+    Mutant(
+        "no pause outlasts the deadline",
+        "_retry.py",
+        """elif self._clock.now() + pause >= self._deadline.at:""",
+        """elif self._clock.now() >= self._deadline.at:""",
+        RETRY,
+    ),
+    Mutant(
+        "nothing is held in a pause",
+        "_retry.py",
+        """        if not isinstance(self._last, BaseException) and self._last is not None:
+            self._last.finish()
+""",
+        "",
+        RETRIES,
+    ),
+    Mutant(
+        "close() wakes who pauses",
+        "_sleep.py",
+        """        self._closed = reason
+        for sleeper in list(self._asleep):
+            sleeper.bell.release()
+""",
+        """        self._closed = reason
+""",
+        RETRY,
+    ),
+    Mutant(
+        "nobody asks a host before its cool-down is over",
+        "_governor.py",
+        """        if now < self.cool_until:
+            end""",
+        """        if now < self.cool_until - 1:
+            end""",
+        GOVERNOR,
+    ),
+    Mutant(
+        "those that waited for a cool-down go spread",
+        "_governor.py",
+        """end + random.uniform(0.0, min(spread(self._length), (deadline - end) / 2))""",
+        """end""",
+        GOVERNOR,
+    ),
+    Mutant(
+        "a rate is reserved, not looked at",
+        "_governor.py",
+        """            for pace in paces:
+                pace.take(slot)
+""",
+        "",
+        GOVERNOR,
+    ),
+    Mutant(
+        "a retry is taken from the budget",
+        "_governor.py",
+        """        self._retries.add(now)
+        self._owed += 1
+""",
+        """        self._owed += 1
+""",
+        GOVERNOR,
+    ),
+    Mutant(
+        "one probe at a time",
+        "_governor.py",
+        """return None if self.prober in (0, thread) or now >= self._lost else 0.0""",
+        """return None""",
+        GOVERNOR,
+    ),
+    Mutant(
+        "a host that is back is not overrun",
+        "_governor.py",
+        """            self.ceiling.start_slowly()
+            return told, True
+""",
+        """            return told, False
+""",
+        GOVERNOR,
+    ),
+    Mutant(
+        "the table of hosts is bounded",
+        "_governor.py",
+        """            if len(self._table) > self._settings.hosts:
+                self._table.popitem(last=False)
+""",
+        "",
+        GOVERNOR,
+    ),
+    Mutant(
+        "data that never ends does not outlive the deadline",
+        "_connection.py",
+        """            raise self._late("had not answered in full", now)
+""",
+        """            pass
+""",
+        ("tests/with_server/test_deadline.py",),
+    ),
+    Mutant(
+        "a stopped map wakes its workers' pauses",
+        "_transport.py",
+        """        self.sleepers.rouse()
+""",
+        "",
+        ("tests/test_stop.py", "tests/with_server/test_cancel.py"),
+    ),
+    Mutant(
+        "a retired identity's next lease is blank",
+        "_pool.py",
+        """session is None or (session.health is not None and self._is_retired(session.health, key))""",
+        """session is None""",
+        ("tests/with_server/test_health.py",),
+    ),
+    Mutant(
+        "identities never share a rotation's sockets",
+        "_transport.py",
+        """(url.auth, verify, cert, partition)""",
+        """(url.auth, verify, cert)""",
+        ("tests/with_server/test_health.py",),
     ),
 )
 
