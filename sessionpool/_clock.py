@@ -84,6 +84,11 @@ class SystemClock:
 SYSTEM_CLOCK: Final = SystemClock()
 
 
+def seconds(length: float) -> str:
+    """A length of time for people: `0.25 s`, `3600 s`."""
+    return f"{length:.0f} s" if length >= 100 else f"{length:.3g} s"
+
+
 @attrs.define(eq=False)  # not frozen: one is made per wait, and frozen costs three times as much to make
 class Deadline:
     """One instant on `Clock.now`'s scale, shared by every step of an operation; `inf` never passes.
@@ -132,7 +137,7 @@ class Deadline:
             self.enter(self._stage, now)
             stages = dict(self._spent or {})
             error.stage, error.stages = self._stage, stages
-            took = ", ".join(f"{name} {seconds:.3g} s" for name, seconds in stages.items())
+            took = ", ".join(f"{name} {seconds(spent)}" for name, spent in stages.items())
             error.args = (f"{error.args[0]}, in stage {self._stage!r} ({took})", *error.args[1:])
         return error
 

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any, Generic, NamedTuple
 
-from sessionpool._clock import Clock, Deadline
+from sessionpool._clock import Clock, Deadline, seconds
 from sessionpool._ledger import LEASED, NOTHING, WAITING, Actions, Ledger, Permit, PoolStats, QueueFullError, T
 from sessionpool._stop import Stopped
 from sessionpool.exceptions import Cancelled, PoolClosed, PoolDeadlockError, PoolError, PoolQueueFull, PoolTimeout
@@ -328,7 +328,7 @@ class Gate(Generic[T]):
             "" if stats.capacity is None else f"; over all hosts {stats.leased + stats.idle} of {stats.capacity} open"
         )
         text = (
-            f"no permit for {self._describe(permit.key)} came free within {waited:.3g} s ({deadline.limit}) "
+            f"no permit for {self._describe(permit.key)} came free within {seconds(waited)} ({deadline.limit}) "
             f"in pool {self._name!r}: {counts}{total}"
         )
         if holders:
@@ -336,7 +336,7 @@ class Gate(Generic[T]):
             names = {thread.ident: thread.name for thread in threading.enumerate()}
             who = names.get(oldest.thread, "a thread that has ended")
             own = sum(holder.thread == permit.thread for holder in holders)
-            text += f"; held longest: {self._clock.now() - oldest.since:.3g} s, by {who}"
+            text += f"; held longest: {seconds(self._clock.now() - oldest.since)}, by {who}"
             if own:
                 text += f" ({own} held by this very thread: {self._remedy})"
         if stats.suspended:

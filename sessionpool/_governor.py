@@ -30,7 +30,7 @@ from typing import Final, NamedTuple
 
 import attrs
 
-from sessionpool._clock import NEVER, Clock, Deadline
+from sessionpool._clock import NEVER, Clock, Deadline, seconds
 from sessionpool._config import AutoThrottle, CircuitBreaker, Governor
 from sessionpool._observer import Watch
 from sessionpool._sleep import Sleepers
@@ -717,14 +717,16 @@ def _refusal(
     """Why a request does not go."""
     left = step.until - now
     if step.stage == "circuit":
-        when = f"for another {left:.3g} s" if left else "until a probe, which is under way, tells that it is well"
+        when = f"for another {seconds(left)}" if left else "until a probe, which is under way, tells that it is well"
         return CircuitOpenError(f"{host} has failed too often of late and is left alone {when}", seconds=left)
     if step.stage == "throttle":
         deadline.enter(step.stage, now)
-        text = f"the rate limit of {host} has no place for {left:.3g} s, beyond {deadline.limit}"
+        text = f"the rate limit of {host} has no place for {seconds(left)}, beyond {deadline.limit}"
         return deadline.blame(ThrottleTimeout(text), now)
-    asked = f"{host} asked to be left alone for another {left:.3g} s"
+    asked = f"{host} asked to be left alone for another {seconds(left)}"
     if left > patience:
-        return CoolDownTimeout(f"{asked}, longer than this request may wait for that ({patience:.3g} s)", seconds=left)
+        return CoolDownTimeout(
+            f"{asked}, longer than this request may wait for that ({seconds(patience)})", seconds=left
+        )
     deadline.enter(step.stage, now)
     return deadline.blame(CoolDownTimeout(f"{asked}, beyond {deadline.limit}", seconds=left), now)

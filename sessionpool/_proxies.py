@@ -17,6 +17,7 @@ from typing import Any, Final, Literal
 import attrs
 
 from sessionpool import _wire
+from sessionpool._clock import seconds
 from sessionpool.exceptions import ConnectTimeout, InvalidURL, ProxyError
 
 # Stands for the rotation's proxy where proxies are chosen from mappings; being no URL, it cannot be one of a user's.
@@ -111,7 +112,7 @@ class ProxyRotation:
             if proxy is not None:
                 return proxy
         back = min(each.until for each in itertools.chain(*self._tiers)) - now
-        when = "for good" if back == math.inf else f"the first for another {back:.3g} s"
+        when = "for good" if back == math.inf else f"the first for another {seconds(back)}"
         count = sum(map(len, self._tiers))
         raise ProxyError(f"no proxy is left: all {count} of the rotation failed and are left alone, {when}")
 

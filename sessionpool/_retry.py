@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import attrs
 from tenacity import RetryCallState, Retrying
 
-from sessionpool._clock import NEVER, Deadline
+from sessionpool._clock import NEVER, Deadline, seconds
 from sessionpool._config import _number
 from sessionpool._governor import spread
 from sessionpool._transport import IDEMPOTENT, Transport
@@ -458,7 +458,7 @@ class Retries:
         assert not isinstance(response, BaseException)  # only a response asks
         response.finish()
         error = RetryAfterTooLong(
-            f"{self._host} asks to wait {asked:.3g} s before {self._what} is sent again "
+            f"{self._host} asks to wait {seconds(asked)} before {self._what} is sent again "
             f"({response.status_code}, Retry-After), longer than {limit} allows",
             seconds=asked,
             request=self._prepared,

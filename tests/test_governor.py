@@ -447,7 +447,7 @@ def test_each_opening_is_longer(times: int, most: float) -> None:
     assert 0.8 * most <= min(lengths) < max(lengths) <= most
 
 
-@pytest.mark.parametrize(("spell", "count"), [(0.5, 4), (1.0, 1), (9.0, 1)])
+@pytest.mark.parametrize(("spell", "count"), [(0.5, 4), (0.999, 4), (1.001, 1), (9.0, 1)])
 def test_a_good_spell_lets_it_begin_anew(spell: float, count: int) -> None:
     """A host that was well for as long as it was left alone has recovered; one that comes and goes has not."""
     circuit, _ = opened(3, open=10.0)
@@ -831,6 +831,16 @@ def test_a_cool_down_that_nobody_wants() -> None:
     assert setup.hosts.heard(H, head(429, "Retry-After: 30")) == 30.0
     assert setup.enter() == 0.0
     assert not setup.hosts.watching
+
+
+@pytest.mark.parametrize("left", [29.0, 1.0, 0.5, 0.001])
+def test_nobody_is_early_by_however_little(left: float) -> None:
+    """Whoever comes when nearly all of it is over waits for the rest."""
+    setup = Setup()
+    setup.hosts.heard(H, head(429, "Retry-After: 30"))
+    setup.clock.advance(30.0 - left)
+
+    assert setup.enter() >= 30.0
 
 
 def test_a_cool_down_is_never_shortened() -> None:

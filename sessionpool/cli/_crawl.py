@@ -7,33 +7,35 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING, Final
 
 from sessionpool.cli._links import is_page, links
-from sessionpool.cli._load import load
 from sessionpool.cli._output import Page, Unusable
 from sessionpool.cli._report import count
-from sessionpool.cli._robots import Robots
-from sessionpool.cli._run import EXIT_CODES, Task, Tools, add_options, whole
+from sessionpool.cli._robots import ROBOTS_RULE, Robots
+from sessionpool.cli._run import EXIT_CODES, RETRIED, Task, Tools, add_options, natural, whole
 from sessionpool.cli._run import run as run_source
 from sessionpool.cli._urls import is_same_house, resolve, site
 
 if TYPE_CHECKING:
     from sessionpool import Response, Session
-    from sessionpool.cli._load import Waits
+    from sessionpool.cli._load import Loader
 
 _DESCRIPTION: Final = """\
 Fetch every page of a site that can be reached from URL by links, each once.
 
 The site is all that has URL's scheme, host and port (and if URL itself redirects
 from example.com to www.example.com or from http to https, what it leads to).
-robots.txt is obeyed. A redirect has a line of its own, and where it leads is a
-page of its own; off the site it is noted and not followed. Links are those of
-HTML and XHTML pages: a, area, iframe, frame, and link with rel=next or prev."""
+robots.txt is obeyed, and its Crawl-delay, up to an hour, kept to. A redirect has
+a line of its own, and where it leads is a page of its own; off the site it is
+noted and not followed. Links are those of HTML and XHTML pages: a, area, iframe,
+frame, and link with rel=next or prev."""
 
 _EPILOG: Final = f"""\
 each line of the output:
-  url, status, bytes (of the body, decoded), seconds (waiting for a connection not
-  counted), referrer (where the link was), error (null, or why no complete answer
-  came), location (where a redirect led), depth (links from URL), found (URLs of
-  the site first seen on this page)
+  url, status, bytes (of the body, decoded), seconds (waiting and pauses not
+  counted), attempts (1 if it went well at once), referrer (where the link was),
+  error (null, or why no complete answer came), location (where a redirect led),
+  depth (links from URL), found (URLs of the site first seen on this page)
+
+{RETRIED}
 
 examples:
   sessionpool crawl https://example.com/ --out example.jsonl
@@ -50,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("url", metavar="URL", help="where to begin")
     far = parser.add_argument_group("how far")
-    far.add_argument("--depth", type=_depth, metavar="N", help="follow at most N links from URL (default: no limit)")
+    far.add_argument("--depth", type=natural, metavar="N", help="follow at most N links from URL (default: no limit)")
     far.add_argument("--limit", type=whole, metavar="N", help="fetch at most N pages in this run (default: no limit)")
     add_options(parser, "sessionpool-crawl")
 
@@ -59,8 +61,8 @@ def run(args: argparse.Namespace) -> int:
     """Crawl; the exit code."""
 
     def make(tools: Tools) -> Crawl:
-        robots = Robots(args.user_agent, tools.say)
-        return Crawl(args.url, robots, tools.waits, depth=args.depth, limit=args.limit)
+        robots = Robots(args.user_agent, tools.say, tools.pace)
+        return Crawl(args.url, robots, tools.loader, depth=args.depth, limit=args.limit)
 
     return run_source("crawl", args, make)
 
@@ -76,7 +78,7 @@ class Crawl:
     """
 
     def __init__(
-        self, url: str, robots: Robots, waits: Waits, *, depth: int | None = None, limit: int | None = None
+        self, url: str, robots: Robots, loader: Loader, *, depth: int | None = None, limit: int | None = None
     ) -> None:
         try:
             self.start = resolve(url)
@@ -85,7 +87,7 @@ class Crawl:
         if "@" in site(self.start):
             raise Unusable("cannot crawl: the URL names a user; send credentials by --header 'Authorization: …'")
         self._robots = robots
-        self._waits = waits
+        self._loader = loader
         self._depth = depth
         self._limit = limit
         self._sites: tuple[str, ...] = (site(self.start),)
@@ -130,10 +132,10 @@ class Crawl:
         """Fetch and parse one page, if robots.txt allows it."""
         page = Page(url=task.url, referrer=task.referrer, depth=task.depth, found=[])
         if (refusal := self._robots.refusal(session, task.url)) is not None:
-            page.error, page.kind = refusal.reason, "RobotsRule" if refusal.is_rule else "RobotsUnreadable"
+            page.error, page.kind = refusal.reason, refusal.kind
             page.is_left_out = task.referrer is not None
             return page
-        response, body = load(session, page, self._waits, follow=False, wants=_is_parsed)
+        response, body = self._loader.load(session, page, follow=False, wants=_is_parsed)
         if response is None:
             return page
         if response.is_redirect:
@@ -150,7 +152,7 @@ class Crawl:
         self._flying[page.depth] -= 1
         if page.is_left_out:
             self._fetched -= 1
-            if page.kind == "RobotsRule":
+            if page.kind == ROBOTS_RULE:
                 self._forbidden += 1
             else:
                 self._unreadable[page.error or ""] += 1
@@ -200,9 +202,3 @@ def _redirect(location: str, url: str) -> tuple[str, list[str]]:
     except ValueError:
         return location, []
     return target, [target]
-
-
-def _depth(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
-    return int(text)

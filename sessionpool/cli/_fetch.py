@@ -9,9 +9,8 @@ from collections import Counter
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
-from sessionpool.cli._load import load
 from sessionpool.cli._output import Page, Unusable
-from sessionpool.cli._run import EXIT_CODES, Task, Tools, add_options
+from sessionpool.cli._run import EXIT_CODES, RETRIED, Task, Tools, add_options
 from sessionpool.cli._run import run as run_source
 
 if TYPE_CHECKING:
@@ -31,12 +30,15 @@ worked off. robots.txt is not asked for: the list says what is wanted."""
 
 _EPILOG: Final = f"""\
 each line of the output:
-  url (as listed), status, bytes (of the body, decoded), seconds (waiting for a
-  connection not counted), referrer (always null), error (null, or why no complete
-  answer came), location (where redirects led; null if there were none)
+  url (as listed), status, bytes (of the body, decoded), seconds (waiting and pauses
+  not counted), attempts (1 if it went well at once), referrer (always null), error
+  (null, or why no complete answer came), location (where redirects led; null if
+  there were none)
 
 A line that is no URL gets a line with an error; the others are fetched all the
 same. A URL that is listed twice is fetched twice, with --resume too.
+
+{RETRIED}
 
 examples:
   sessionpool fetch urls.txt --out answers.jsonl
@@ -123,7 +125,7 @@ class Listing:
         """Fetch one URL."""
         page = Page(url=task.url, error=task.problem, kind=task.problem and "InvalidURL")
         if task.problem is None:
-            response, _ = load(session, page, self._tools.waits, follow=True)
+            response, _ = self._tools.loader.load(session, page, follow=True)
             if response is not None and response.history:
                 page.location = response.url
         return page

@@ -29,6 +29,10 @@ class Unusable(Exception):
     """Input, output or an option that the command cannot work with; the message is a sentence."""
 
 
+class ReaderGone(Exception):
+    """Nobody reads the output any more, as when `head` has seen enough."""
+
+
 @attrs.define(kw_only=True)
 class Page:
     """What became of one URL: one line of the output.
@@ -37,7 +41,9 @@ class Page:
         url: As it was asked for.
         status: Of the answer; `None` when none came.
         size: Of the body, decoded.
-        seconds: From sending to the end of the body; waiting for a free connection is not counted.
+        seconds: From sending to the end of the body; what was waited before is not counted, nor are pauses between
+            attempts.
+        attempts: How often it was tried; 0 if it was not.
         referrer: The page it was first found on.
         depth: Links followed from the start; redirects do not count. `None` outside a crawl.
         location: Where a redirect led.
@@ -51,6 +57,7 @@ class Page:
     status: int | None = None
     size: int = 0
     seconds: float = 0.0
+    attempts: int = 0
     referrer: str | None = None
     depth: int | None = None
     location: str | None = None
@@ -71,6 +78,7 @@ class Page:
             "status": self.status,
             "bytes": self.size,
             "seconds": round(self.seconds, 4),
+            "attempts": self.attempts,
             "referrer": self.referrer,
             "error": self.error,
             "location": self.location,
@@ -93,6 +101,7 @@ class Page:
             and isinstance(fields.get("url"), str)
             and isinstance(fields.get("status", ""), int | None)
             and isinstance(fields.get("bytes", 0), int)
+            and isinstance(fields.get("attempts", 0), int)
             and isinstance(fields.get("depth"), int | None)
             and isinstance(fields.get("found"), list | None)
         ):
@@ -102,6 +111,7 @@ class Page:
             status=fields["status"],
             size=fields.get("bytes", 0),
             seconds=fields.get("seconds", 0.0),
+            attempts=fields.get("attempts", 0),
             referrer=fields.get("referrer"),
             error=fields.get("error"),
             location=fields.get("location"),
@@ -116,6 +126,7 @@ class PageFile:
     Raises:
         Unusable: By the constructor, before anything else happens: it exists already, or cannot be written,
             or is to be gone on from and is not such a file. By `write`, when it cannot be written any more.
+        ReaderGone: By `write`: it is a pipe, and whoever read it has gone.
     """
 
     def __init__(
@@ -150,6 +161,8 @@ class PageFile:
         try:
             while line:  # one call, unless a pipe or a full disk takes less
                 line = line[self._file.write(line) :]
+        except BrokenPipeError as error:
+            raise ReaderGone from error
         except OSError as error:
             raise self._unwritable(error) from error
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from sessionpool._ledger import PoolStats
+    from sessionpool.cli._load import Waits
     from sessionpool.cli._output import Page
 
 _NAMED: Final = 10  # failed pages named in the summary; the others are in the output
@@ -34,6 +35,7 @@ class Tally:
         queued: Pages known and not yet fetched, those in flight included; `None` while nobody knows.
         kinds: Errors by class.
         failed: The first few failed pages.
+        pause: Seconds between two requests to the site, if it asks for that; else 0. Any thread may set it.
     """
 
     pages: int = 0
@@ -44,6 +46,7 @@ class Tally:
     classes: Counter[str] = attrs.field(factory=Counter)
     kinds: Counter[str] = attrs.field(factory=Counter)
     failed: list[Page] = attrs.field(factory=list)
+    pause: float = 0.0
 
     def add(self, page: Page, *, earlier: bool = False) -> None:
         """Count one page."""
@@ -67,14 +70,18 @@ class Progress:
         name: The command's.
         tally: What there is to show.
         stats: The pool's.
+        waits: The pool's observer.
         shares_output: The output goes to standard output.
     """
 
-    def __init__(self, name: str, tally: Tally, stats: Callable[[], PoolStats], *, shares_output: bool) -> None:
+    def __init__(
+        self, name: str, tally: Tally, stats: Callable[[], PoolStats], waits: Waits, *, shares_output: bool
+    ) -> None:
         self._name = name
         self._shares_output = shares_output
         self._tally = tally
         self._stats = stats
+        self._waits = waits
         self._console = Console(stderr=True, highlight=False)
         self._began = time.monotonic()
         self._ended = threading.Event()
@@ -125,10 +132,19 @@ class Progress:
     def _state(self) -> str:
         tally, stats = self._tally, self._stats()
         total = "" if tally.queued is None else f" of {tally.pages + tally.queued:,}"
-        return (
-            f"{tally.pages:,}{total} pages, {_rate(tally, self.seconds)}/s, {tally.failures:,} failed, "
-            f"{stats.leased} connections in use, {stats.waiting} waiting"
-        )
+        said = [
+            f"{tally.pages:,}{total} pages, {_rate(tally, self.seconds)}/s, {tally.failures:,} failed",
+            f"{stats.leased} connections in use, {stats.waiting} waiting",
+        ]
+        if stats.sleeping and not stats.leased:
+            # Nothing moves: that is meant, and not to look like a run that hangs.
+            resting = self._waits.resting()
+            said.append(
+                f"{stats.sleeping} pausing" if resting is None else f"waiting for {resting[0]}: {resting[1]:.0f} s"
+            )
+        if tally.pause and tally.queued:
+            said.append(f"{span(tally.queued * tally.pause)} to go at a page every {span(tally.pause)}")
+        return ", ".join(said)
 
     def _bar(self) -> Table:
         tally = self._tally
@@ -138,7 +154,7 @@ class Progress:
         return row
 
 
-def summary(tally: Tally, stats: PoolStats, seconds: float) -> list[str]:
+def summary(tally: Tally, stats: PoolStats, waits: Waits, seconds: float) -> list[str]:
     """The sum of a run, line by line."""
     earlier = f" ({tally.earlier:,} of them by an earlier run)" if tally.earlier else ""
     pages = f"{count(tally.pages, 'page')}{earlier}"
@@ -147,6 +163,10 @@ def summary(tally: Tally, stats: PoolStats, seconds: float) -> list[str]:
         lines.append("status: " + ", ".join(f"{name} {n:,}" for name, n in sorted(tally.classes.items())))
     if tally.kinds:
         lines.append("errors: " + ", ".join(f"{name} {n:,}" for name, n in tally.kinds.most_common()))
+    if waits.retries or waits.asked:
+        asked = f", hosts asked to wait {count(waits.asked, 'time')}" if waits.asked else ""
+        retries = f"{waits.retries:,} {'retry' if waits.retries == 1 else 'retries'}"
+        lines.append(f"tried again: {retries}{asked}")
     if uses := stats.opened + stats.reused:
         lines.append(
             f"connections: at most {stats.peak} open at once, {stats.opened:,} opened for "
@@ -167,6 +187,14 @@ def _rate(tally: Tally, seconds: float) -> str:
 def count(number: int, noun: str) -> str:
     """A number of things, in words."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def span(seconds: float) -> str:
+    """A length of time, for people."""
+    for unit, length in (("days", 86_400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * length or (unit == "h" and seconds >= length):
+            return f"{seconds / length:,.1f}".removesuffix(".0") + f" {unit}"
+    return f"{seconds:.3g} s"
 
 
 def _size(octets: float) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 from protego import Protego
 
+from sessionpool.cli._report import span
 from sessionpool.cli._urls import site
 from sessionpool.exceptions import RequestException
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from sessionpool import Session
 
 _MOST: Final = 512 * 1024  # RFC 9309 §2.5: at least 500 KiB must be read
+# Seconds between two requests. Who asks for more means milliseconds, or that nobody come: but that is what Disallow is
+# for, and one page an hour hurts nobody.
+_LONGEST: Final = 3600.0
+ROBOTS_RULE: Final = "RobotsRule"
 
 
 @attrs.frozen
@@ -25,20 +30,27 @@ class Refusal:
 
     Attributes:
         reason: One sentence.
-        is_rule: A line of robots.txt forbids it; otherwise robots.txt could not be read, which another day
-            may mend.
+        kind: The class of error: `ROBOTS_RULE` if a line of robots.txt forbids it; else robots.txt could not be read,
+            which another day may mend.
     """
 
     reason: str
-    is_rule: bool
+    kind: str
 
 
 class Robots:
-    """The rules of each site, read once, through the session of whoever asks first. Thread-safe."""
+    """The rules of each site, read once, through the session of whoever asks first. Thread-safe.
 
-    def __init__(self, user_agent: str, say: Callable[[str], None]) -> None:
+    Args:
+        user_agent: Whom the rules are for.
+        say: Prints a sentence.
+        pace: Called with a site and the seconds that are to pass between two requests to it.
+    """
+
+    def __init__(self, user_agent: str, say: Callable[[str], None], pace: Callable[[str, float], None]) -> None:
         self._user_agent = user_agent
         self._say = say
+        self._pace = pace
         self._lock = threading.Lock()
         self._rules: dict[str, Protego | Refusal] = {}
 
@@ -54,7 +66,7 @@ class Robots:
             return rules
         if rules.can_fetch(url, self._user_agent):
             return None
-        return Refusal(f"{where}robots.txt forbids {url} to {self._user_agent.partition('/')[0]}", is_rule=True)
+        return Refusal(f"{where}robots.txt forbids {url} to {self._user_agent.partition('/')[0]}", ROBOTS_RULE)
 
     def _read(self, session: Session, where: str) -> Protego | Refusal:
         url = f"{where}robots.txt"
@@ -67,15 +79,21 @@ class Robots:
                     if len(body) >= _MOST:
                         break
         except RequestException as error:
-            return self._closed(f"{url} could not be read: {error}")
+            # The error first: a host that is not there is to be told as that, not as one without a robots.txt.
+            return _closed(f"{error}; so {url} could not be read", type(error).__name__)
         if status >= 500:
-            return self._closed(f"{url} could not be read: the server answered {status}")
+            return _closed(f"{url} could not be read: the server answered {status}", "RobotsUnreadable")
         if not 200 <= status < 300:
             return Protego.parse("")  # RFC 9309 §2.3.1.3: what is not there allows everything
         rules = Protego.parse(body.decode("utf-8", "replace"))
-        if (pause := rules.crawl_delay(self._user_agent)) is not None:
-            self._say(f"{url} asks for {pause:g} s between requests; that is not kept to, --per-host 1 is the least")
+        asked = rules.crawl_delay(self._user_agent)  # None, too, for what is no number, negative or infinite
+        if asked:
+            pause = min(asked, _LONGEST)
+            self._pace(where, pause)
+            kept = "which is kept to" if pause == asked else f"of which {span(pause)} are kept to"
+            self._say(f"{url} asks for {asked:g} s between requests, {kept}: 100 pages take {span(100 * pause)}")
         return rules
 
-    def _closed(self, reason: str) -> Refusal:
-        return Refusal(f"{reason}; so nothing of this site may be fetched (RFC 9309, 2.3.1.4)", is_rule=False)
+
+def _closed(reason: str, kind: str) -> Refusal:
+    return Refusal(f"{reason}, and nothing of this site may be fetched (RFC 9309, 2.3.1.4)", kind)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 import attrs
 
-from sessionpool import Limits, SessionPool, Timeout
+from sessionpool import AutoThrottle, Governor, Limits, RateLimit, RetryPolicy, SessionPool, Timeout
 from sessionpool._version import __version__
-from sessionpool.cli._load import Waits
-from sessionpool.cli._output import Page, PageFile, Unusable
+from sessionpool.cli._load import Loader, Waits
+from sessionpool.cli._output import Page, PageFile, ReaderGone, Unusable
 from sessionpool.cli._report import Progress, Tally, summary
 
 if TYPE_CHECKING:
@@ -30,7 +30,18 @@ exit codes:
   0    every page was fetched well
   1    some page failed: no complete answer, or a status of 400 or more
   2    wrong usage, or a file that cannot be read or written
-  130  interrupted by Ctrl-C (143: by SIGTERM); --resume goes on"""
+  130  interrupted by Ctrl-C (143: by SIGTERM); --resume goes on
+  141  whoever read standard output went away, as head does"""
+RETRIED: Final = """\
+what is tried again (--retries):
+  A page to which no connection could be had, or that broke before the answer began,
+  or took too long to begin; and the statuses 429, 502, 503 and 504. Not an answer
+  that breaks off in its midst: --resume asks for that again. All pages of a host
+  that asks to wait (Retry-After) wait for that, up to 60 s; if it asks for more they
+  fail at once, and --resume asks for them again. If more than one page in five
+  fails, fewer are tried again, so that a host in trouble gets no extra load."""
+_PATIENCE: Final = 60.0  # seconds that a host may ask to be left alone before its pages fail
+_MOST_THROTTLED: Final = 60.0
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 §5.6.2
 _VALUE: Final = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")  # RFC 9110 §5.5
 
@@ -80,12 +91,14 @@ class Tools:
     Attributes:
         say: Prints a sentence. Thread-safe.
         wake: To be called when `Source.next` has something again after it had not. Thread-safe.
-        waits: The pool's observer.
+        loader: Fetches pages.
+        pace: Makes the pool leave so many seconds between two requests to a URL's host. One call at a time.
     """
 
     say: Callable[[str], None]
     wake: Callable[[], None]
-    waits: Waits
+    loader: Loader
+    pace: Callable[[str, float], None]
 
 
 # What the main thread waits for: a page, a signal's number, or `None`: the source has something again.
@@ -109,8 +122,26 @@ def add_options(parser: argparse.ArgumentParser, agent: str) -> None:
         default=30.0,
         metavar="SECONDS",
         help="how long to wait for the next bytes of an answer (default: %(default)g), and for a connection "
-        "to open, but for that at most 5 s; an answer that never ends is cut off after 40 times that, or more "
-        "where more workers share a connection",
+        "to open, but for that at most 5 s; an answer that never ends is cut off after 40 times that and a minute "
+        "for each attempt, or more where more workers share a connection or keep to a pace",
+    )
+    pool.add_argument(
+        "--retries",
+        type=natural,
+        default=2,
+        metavar="N",
+        help="try a failed page again, at most so often (default: %(default)s; 0: never); see below",
+    )
+    pool.add_argument(
+        "--rate",
+        type=_rate,
+        metavar="N",
+        help="requests per second to one host, at most, decimals allowed: 0.2 is one every 5 s (default: no limit)",
+    )
+    pool.add_argument(
+        "--throttle",
+        action="store_true",
+        help="slow down when the host does: one request under way on average, up to 60 s apart",
     )
     sent = parser.add_argument_group("what is sent")
     sent.add_argument(
@@ -154,9 +185,16 @@ def run(name: str, args: argparse.Namespace, make: Callable[[Tools], Source]) ->
     tally = Tally()
     waits = Waits()
     with _pool(name, args, waits) as pool:
-        progress = Progress(name, tally, pool.stats, shares_output=args.out == "-")
+        progress = Progress(name, tally, pool.stats, waits, shares_output=args.out == "-")
+        loader = Loader(waits, _timeout(args, 0.0))
+
+        def pace(url: str, pause: float) -> None:
+            pool.limit_rate(url, RateLimit(rate=1 / pause))
+            tally.pause = max(tally.pause, pause)
+            loader.timeout = _timeout(args, tally.pause)
+
         try:
-            source = make(Tools(progress.say, lambda: events.put(None), waits))
+            source = make(Tools(progress.say, lambda: events.put(None), loader, pace))
             out = PageFile(args.out, resume=args.resume, force=args.force, take=_taker(source, tally))
         except Unusable as error:
             progress.say(str(error))
@@ -170,6 +208,8 @@ def run(name: str, args: argparse.Namespace, make: Callable[[Tools], Source]) ->
         except Unusable as error:
             progress.say(str(error))
             code = 2
+        except ReaderGone:
+            return 141  # as silently as a program that the system ends for that (128 + SIGPIPE)
         finally:
             pool.close(timeout=0)  # cuts off what is in flight
             out.close()
@@ -179,21 +219,38 @@ def run(name: str, args: argparse.Namespace, make: Callable[[Tools], Source]) ->
         elif code != 2:
             how = "" if args.out == "-" else f"; the same command with --resume goes on from {args.out}"
             notes.append(f"interrupted{how}")
-        progress.show([*summary(tally, pool.stats(), progress.seconds), *notes])
+        progress.show([*summary(tally, pool.stats(), waits, progress.seconds), *notes])
         return code
 
 
 def _pool(name: str, args: argparse.Namespace, waits: Waits) -> SessionPool:
-    # Waiting for a connection has no limit of its own: whoever holds one is bound by `total`, a backstop against
-    # answers that never end. It counts the wait for those ahead, so it grows with the workers per connection.
-    turns = max(4, math.ceil(args.workers / args.per_host))
     return SessionPool(
         name=name,
         limits=Limits(per_host=args.per_host, total=max(100, args.per_host)),
-        timeout=Timeout(connect=min(5.0, args.timeout), read=args.timeout, total=10 * args.timeout * turns, pool=None),
+        timeout=_timeout(args, 0.0),
+        retry=RetryPolicy(attempts=1 + args.retries, retry_after_max=_PATIENCE),
+        governor=Governor(
+            rate=None if args.rate is None else RateLimit(rate=args.rate),
+            throttle=AutoThrottle(most=_MOST_THROTTLED) if args.throttle else None,
+        ),
         observer=waits,
         workers=args.workers,
         headers={"User-Agent": args.user_agent, **dict(args.header)},
+    )
+
+
+def _timeout(args: argparse.Namespace, pause: float) -> Timeout:
+    """The limits of one page, where `pause` seconds are left between two requests to a host if not more are.
+
+    Waiting for a connection has no limit of its own: whoever holds one is bound by `total`, a backstop against answers
+    that never end. It counts all waiting, so it grows with the workers per connection; and each attempt may have to
+    wait for a host that asks to be left alone, and for the turns of all other workers.
+    """
+    turns = max(4, math.ceil(args.workers / args.per_host))
+    pauses = [pause, 0.0 if args.rate is None else 1 / args.rate, _MOST_THROTTLED if args.throttle else 0.0]
+    waiting = (1 + args.retries) * (_PATIENCE + args.workers * max(pauses))
+    return Timeout(
+        connect=min(5.0, args.timeout), read=args.timeout, total=10 * args.timeout * turns + waiting, pool=None
     )
 
 
@@ -289,13 +346,28 @@ def whole(text: str) -> int:
     return int(text)
 
 
+def natural(text: str) -> int:
+    """An option's value: a whole number."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text)
+
+
 def _seconds(text: str) -> float:
+    return _above_0(text, "a number of seconds above 0")
+
+
+def _rate(text: str) -> float:
+    return _above_0(text, "a number of requests per second above 0")
+
+
+def _above_0(text: str, meant: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not {meant}")
     return value
 
 

@@ -14,31 +14,37 @@ import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import sessionpool
 
 ROOT = Path(sessionpool.__file__).parents[1]
+
+Answer: TypeAlias = str | tuple[int, dict[str, str], bytes] | None
 
 
 class Site:
     """A small site.
 
     Attributes:
-        pages: Path to a page's HTML, or to (status, header fields, body).
+        pages: Path to a page's HTML, or to (status, header fields, body), or to `None`: the connection is closed.
+        first: Path to answers that are given before that of `pages`, each once.
         held: Paths that are answered only once they have been taken out of here.
         endless: Paths whose body goes on and on, a byte at a time.
         asked: Every path that was asked for, in order.
+        times: When that was.
         agents: The User-Agent of each.
         peak: The most connections that were open at once.
     """
 
     def __init__(self) -> None:
-        self.pages: dict[str, str | tuple[int, dict[str, str], bytes]] = {}
+        self.pages: dict[str, Answer] = {}
+        self.first: dict[str, list[Answer]] = {}
         self.held: set[str] = set()
         self.endless: set[str] = set()
         self.asked: list[str] = []
         self.agents: list[str] = []
+        self.times: list[float] = []
         self.peak = 0
         self._open = 0
         self._changed = threading.Condition()
@@ -67,10 +73,15 @@ class Site:
             def do_GET(self) -> None:
                 with site._changed:
                     site.asked.append(self.path)
+                    site.times.append(time.monotonic())
                     site.agents.append(self.headers["User-Agent"] or "")
                     site._changed.notify_all()
                     site._changed.wait_for(lambda: self.path not in site.held or site._closing)
-                page = site.pages.get(self.path, (404, {}, b"no such page"))
+                    ahead = site.first.get(self.path)
+                    page = ahead.pop(0) if ahead else site.pages.get(self.path, (404, {}, b"no such page"))
+                if page is None:
+                    self.close_connection = True
+                    return
                 status, fields, body = (
                     (200, {"Content-Type": "text/html"}, page.encode()) if isinstance(page, str) else page
                 )
@@ -111,6 +122,7 @@ class Site:
         """Begin to count anew."""
         with self._changed:
             self.asked.clear()
+            self.times.clear()
             self.agents.clear()
 
     def close(self) -> None:
@@ -120,6 +132,11 @@ class Site:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+
+
+def busy(status: int = 503, wait: int | None = None) -> tuple[int, dict[str, str], bytes]:
+    """An answer that says: not now."""
+    return status, {} if wait is None else {"Retry-After": str(wait)}, b"busy"
 
 
 def redirect(target: str, status: int = 302) -> tuple[int, dict[str, str], bytes]:
@@ -166,6 +183,11 @@ class Process:
         """The next line of its standard output."""
         assert self._process.stdout is not None
         return self._process.stdout.readline()
+
+    def hear_line(self) -> str:
+        """The next line of its standard error."""
+        assert self._process.stderr is not None
+        return self._process.stderr.readline()
 
     def hang_up(self, stream: str) -> None:
         """Close this end of a pipe: "stdin" or "stdout"."""

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sessionpool import Timeout
 from sessionpool.cli._crawl import Crawl
-from sessionpool.cli._load import Waits
+from sessionpool.cli._load import Loader, Waits
 from sessionpool.cli._output import Page, Unusable
 from sessionpool.cli._robots import Robots
 from sessionpool.cli._run import Task
@@ -20,7 +21,8 @@ START = "http://h/"
 
 
 def crawl(url: str = START, **kwargs: Any) -> Crawl:
-    return Crawl(url, Robots("test", print), Waits(), **kwargs)
+    robots = Robots("test", print, lambda url, pause: None)
+    return Crawl(url, robots, Loader(Waits(), Timeout()), **kwargs)
 
 
 def page_of(task: Task, found: Iterable[str] = (), **kwargs: Any) -> Page:

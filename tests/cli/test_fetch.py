@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -15,11 +17,15 @@ from typing import Any
 
 import pytest
 
+from sessionpool import Timeout
+from sessionpool.cli import _run
 from sessionpool.cli._fetch import Listing
-from sessionpool.cli._load import Waits
+from sessionpool.cli._load import Loader, Waits
 from sessionpool.cli._output import Page, Unusable
 from sessionpool.cli._run import Tools
-from tests.cli.small_site import Outcome, Process, Site, eventually, redirect
+from tests.cli.small_site import Outcome, Process, Site, busy, eventually, redirect
+
+TOOLS = Tools(print, lambda: None, Loader(Waits(), Timeout()), lambda url, pause: None)
 
 
 @pytest.fixture
@@ -156,7 +162,7 @@ def test_a_list_is_read_as_it_is_worked_off(tmp_path: Path) -> None:
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)  # so that neither side waits for the other to open it
     writer = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
     os.close(reader)
-    listing = Listing([str(pipe)], Tools(print, lambda: None, Waits()))
+    listing = Listing([str(pipe)], TOOLS)
     wanted = 20_000
     written = taken = 0
     while taken < wanted:
@@ -176,7 +182,7 @@ def test_a_list_is_read_as_it_is_worked_off(tmp_path: Path) -> None:
 
 def test_an_earlier_line_is_skipped_once(tmp_path: Path) -> None:
     """Each line of an earlier run stands for one line of the list."""
-    listing = Listing(["http://h/a", "http://h/b", "http://h/a"], Tools(print, lambda: None, Waits()))
+    listing = Listing(["http://h/a", "http://h/b", "http://h/a"], TOOLS)
     listing.take(Page(url="http://h/a", status=200))
     tasks = []
     while listing.queued() is None:
@@ -188,15 +194,150 @@ def test_an_earlier_line_is_skipped_once(tmp_path: Path) -> None:
 
 def test_a_list_that_breaks_off_is_said(tmp_path: Path) -> None:
     """When the list can no longer be read, the run ends with a sentence."""
-    listing = Listing(["/proc/self/mem"], Tools(print, lambda: None, Waits()))
+    listing = Listing(["/proc/self/mem"], TOOLS)
 
     with pytest.raises(Unusable, match="cannot read the list any further: Input/output error"):
         eventually(lambda: listing.next() is not None)
 
 
+def test_a_page_that_fails_is_tried_again(pages: Site, command: Callable[..., Outcome]) -> None:
+    """A list's pages are tried again, redirects included, and their lines say how often they were tried."""
+    pages.first |= {"/old": [busy(), busy(502)], "/a": [busy(504)]}
+    ended = command("fetch", f"{pages.url}/old", "--retries", 3)
+
+    assert pages.asked == ["/old", "/old", "/old", "/older", "/a", "/a"]
+    assert (ended.lines[0]["status"], ended.lines[0]["attempts"]) == (200, 4)
+    assert "tried again: 3 retries\n" in ended.said
+    assert ended.code == 0
+
+
+def test_without_retries_every_page_is_tried_once(pages: Site, command: Callable[..., Outcome]) -> None:
+    """`--retries 0` tries nothing again, and the summary has nothing to say about it."""
+    pages.first["/a"] = [busy()]
+    ended = command("fetch", f"{pages.url}/a", "--retries", 0)
+
+    assert pages.asked == ["/a"]
+    assert (ended.lines[0]["status"], ended.lines[0]["attempts"]) == (503, 1)
+    assert "tried again" not in ended.said
+    assert ended.code == 1
+
+
+def test_a_page_that_fails_for_good_ends_with_its_error(pages: Site, command: Callable[..., Outcome]) -> None:
+    """After the last attempt the line has the last error's sentence, and the exit code is 1."""
+    pages.pages["/a"] = None
+    ended = command("fetch", f"{pages.url}/a", "nonsense://x")
+
+    assert pages.asked == ["/a"] * 3
+    lines = {line["url"]: line for line in ended.lines}
+    assert "closed" in lines[f"{pages.url}/a"]["error"]
+    assert lines[f"{pages.url}/a"]["attempts"] == 3
+    assert "ConnectionBroken 1" in ended.said
+    assert ended.code == 1
+
+
+def test_a_host_that_asks_for_too_long_a_pause_is_not_waited_for(
+    pages: Site, command: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    """Its pages fail at once, with a sentence that says how long it asked for, and --resume asks for them again."""
+    out = tmp_path / "out"
+    pages.first["/a"] = [busy(429, 3600)]
+    ended = command("fetch", f"{pages.url}/a", "--out", out)
+    failed = read(out)[0]
+    resumed = command("fetch", f"{pages.url}/a", "--out", out, "--resume")
+
+    assert "asks to wait" in failed["error"]
+    assert failed["attempts"] == 1
+    assert ended.code == 1
+    assert read(out)[0]["status"] == 200
+    assert resumed.code == 0
+
+
 @pytest.mark.slow
-def test_an_endless_answer_is_cut_off(site: Site, command: Callable[..., Outcome]) -> None:
+def test_the_pauses_are_not_a_pages_time(pages: Site, command: Callable[..., Outcome]) -> None:
+    """What is waited between attempts is not counted in `seconds`."""
+    pages.first["/a"] = [busy(429, 1)]
+    ended = command("fetch", f"{pages.url}/a")
+
+    assert pages.times[1] - pages.times[0] >= 1
+    assert ended.lines[0]["seconds"] < 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_a_cool_down(
+    pages: Site, process: Callable[..., Process], tmp_path: Path, number: signal.Signals
+) -> None:
+    """While all workers wait for a host that asked for a minute, a signal ends the run at once; --resume goes on."""
+    urls, out = tmp_path / "urls", tmp_path / "out"
+    urls.write_text("".join(f"{pages.url}/{n}\n" for n in range(20)))
+    pages.pages |= {f"/{n}": busy(429, 60) for n in range(20)}
+    running = process("fetch", urls, "--out", out, "--workers", 4, "--per-host", 1)
+    pages.wait_for_requests(1)
+    running.send(number)
+    ended = running.end(timeout=9)
+    pages.pages |= {f"/{n}": "well" for n in range(20)}
+    resumed = process("fetch", urls, "--out", out, "--resume").end()
+
+    assert ended.code == 128 + number
+    assert "Traceback" not in ended.said
+    assert "interrupted; the same command with --resume goes on" in ended.said
+    assert sorted(line["url"] for line in read(out)) == sorted(f"{pages.url}/{n}" for n in range(20))
+    assert all(line["status"] == 200 for line in read(out))
+    assert resumed.code == 0
+
+
+@pytest.mark.slow
+def test_a_run_that_waits_says_for_whom(pages: Site, process: Callable[..., Process]) -> None:
+    """While all workers wait for a host, the lines on standard error say which and how long yet."""
+    pages.pages |= {"/a": busy(429, 60), "/b": busy(429, 60)}
+    running = process("fetch", f"{pages.url}/a", f"{pages.url}/b")
+    said = running.hear_line()
+    running.send(signal.SIGINT)
+
+    assert re.search(r"0 connections in use, 0 waiting, waiting for 127\.0\.0\.1: [5-7]\d s$", said)
+    assert running.end(timeout=9).code == 130
+
+
+@pytest.mark.parametrize(
+    ("words", "pause", "total"),
+    [
+        ([], 0, 10 * 30 * 4 + 3 * 60),
+        (["--workers", "64"], 0, 10 * 30 * 8 + 3 * 60),
+        (["--retries", "0"], 10, 10 * 30 * 4 + 60 + 32 * 10),
+        ([], 10, 10 * 30 * 4 + 3 * (60 + 32 * 10)),
+        (["--rate", "0.05"], 10, 10 * 30 * 4 + 3 * (60 + 32 * 20)),
+        (["--throttle"], 10, 10 * 30 * 4 + 3 * (60 + 32 * 60)),
+    ],
+)
+def test_a_page_has_time_for_all_its_pauses(words: list[str], pause: float, total: float) -> None:
+    """The limit that ends endless answers leaves time for the turns of all other workers, at each attempt."""
+    parser = argparse.ArgumentParser()
+    _run.add_options(parser, "test")
+
+    assert _run._timeout(parser.parse_args(words), pause).total == total
+
+
+def test_a_pace_learned_on_the_way_gives_every_page_more_time(tmp_path: Path) -> None:
+    """Once a site asks for a pause the limit of each page grows with it, by the longest of several sites' pauses."""
+    parser = argparse.ArgumentParser()
+    _run.add_options(parser, "test")
+    totals: list[float | None] = []
+
+    def make(tools: Tools) -> Listing:
+        for number, pause in enumerate((0.5, 10.0, 2.0)):
+            tools.pace(f"http://127.0.0.1:{number + 1}/", pause)
+            totals.append(tools.loader.timeout.total)
+        return Listing([], tools)
+
+    assert _run.run("test", parser.parse_args(["--out", str(tmp_path / "out")]), make) == 0
+    assert totals == [10 * 30 * 4 + 3 * (60 + 32 * pause) for pause in (0.5, 10.0, 10.0)]
+
+
+@pytest.mark.slow
+def test_an_endless_answer_is_cut_off(
+    site: Site, command: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An answer that never pauses long enough for --timeout and never ends is given up after 40 times that."""
+    monkeypatch.setattr(_run, "_PATIENCE", 0.0)  # three minutes less
     site.pages["/radio"] = (200, {"Content-Length": "1000000"}, b"on air")
     site.endless.add("/radio")
     ended = command("fetch", f"{site.url}/radio", "--timeout", 0.1)

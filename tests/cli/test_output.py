@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sessionpool.cli._output import Page, PageFile, Unusable
 
-GOOD = Page(url="http://h/", status=200, size=5, seconds=0.25, depth=0, found=["http://h/a", "http://h/b"])
+GOOD = Page(url="http://h/", status=200, size=5, seconds=0.25, attempts=1, depth=0, found=["http://h/a", "http://h/b"])
 MISSING = Page(url="http://h/a", status=404, size=3, seconds=0.1, referrer="http://h/", depth=1, found=[])
 BROKEN = Page(url="http://h/b", referrer="http://h/", depth=1, error="refused", found=[])
 
@@ -41,6 +41,7 @@ def test_a_line_says_what_became_of_a_page(tmp_path: Path) -> None:
         "status": 200,
         "bytes": 5,
         "seconds": 0.25,
+        "attempts": 1,
         "referrer": None,
         "error": None,
         "location": None,
@@ -56,6 +57,7 @@ def test_a_line_says_what_became_of_a_page(tmp_path: Path) -> None:
         url=st.text(),
         status=st.none() | st.integers(100, 599),
         size=st.integers(0),
+        attempts=st.integers(0),
         referrer=st.none() | st.text(),
         error=st.none() | st.text(),
         location=st.none() | st.text(),

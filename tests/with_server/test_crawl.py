@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 import mimetypes
 import os
@@ -10,6 +11,7 @@ import random
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +25,7 @@ import pytest
 
 import sessionpool
 from loadtests.servers import Nginx, find_nginx
+from tests.cli.small_site import Site, busy
 
 ROOT = Path(sessionpool.__file__).parents[1]
 PYTHON_DOC = Path("/usr/share/doc/python3.11/html")
@@ -68,11 +71,13 @@ class Files:
     Attributes:
         url: The server.
         asked: How often each path was asked for.
+        times: When requests came.
         peak: The most connections that were open at once.
     """
 
     def __init__(self, root: Path) -> None:
         self.asked: Counter[str] = Counter()
+        self.times: list[float] = []
         self.peak = 0
         count = 0
         lock = threading.Lock()
@@ -98,6 +103,7 @@ class Files:
             def do_GET(self) -> None:
                 with lock:
                     files.asked[self.path] += 1
+                    files.times.append(time.monotonic())
                 file = root / unquote(urlsplit(self.path).path).lstrip("/")
                 status, body = (200, file.read_bytes()) if file.is_file() else (404, b"gone")
                 if file.suffix == ".html":
@@ -269,3 +275,80 @@ def test_a_site_of_nginx_is_crawled_exactly_once(tree: Path, least: int, missing
     assert peak <= 8
     assert len({request.connection for request in asked}) <= 8
     assert code == (1 if missing else 0)
+
+
+# --- pace ---
+
+
+def row(root: Path, number: int, robots: str = "") -> Path:
+    """A site whose start page leads to so many pages."""
+    (root / "index.html").write_text("".join(f"<a href='/{n}.txt'>" for n in range(number)))
+    for n in range(number):
+        (root / f"{n}.txt").write_text(f"page {n}")
+    if robots:
+        (root / "robots.txt").write_text(robots)
+    return root
+
+
+# What the server sees of a pace jitters by what a busy machine takes to pass a request on; the sum of all pauses does
+# not, but for the first and the last.
+JITTER = 0.3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("robots", "options"),
+    [
+        ("User-agent: *\nCrawl-delay: 0.1", ()),
+        ("", ("--rate", 10)),
+        ("User-agent: *\nCrawl-delay: 0.1", ("--rate", 1000)),
+        ("User-agent: *\nCrawl-delay: 0.001", ("--rate", 10)),
+    ],
+    ids=["crawl-delay", "rate", "crawl-delay is stricter", "rate is stricter"],
+)
+def test_a_pace_is_kept_by_all_workers_together(tmp_path: Path, robots: str, options: tuple[object, ...]) -> None:
+    """However many workers and connections there are, pages come no faster than robots.txt and the user allow."""
+    with serving(row(tmp_path, 15, robots)) as files:
+        code, lines, _ = crawl(f"{files.url}/index.html", tmp_path / "out", "--workers", 32, *options)
+        pages = files.times[1:]  # robots.txt goes before anything is known
+
+    assert len(lines) == len(pages) == 16
+    assert pages[-1] - pages[0] >= 15 * 0.1 - JITTER
+    assert all(line["seconds"] < 1 for line in lines)  # of which waiting for the turn, up to 1.5 s, is no part
+    assert code == 0
+
+
+@pytest.mark.slow
+def test_a_throttled_crawl_begins_slowly(tmp_path: Path) -> None:
+    """With --throttle requests begin a second apart, and come faster as the host proves quick."""
+    with serving(row(tmp_path, 2)) as files:
+        code, lines, _ = crawl(f"{files.url}/index.html", tmp_path / "out", "--throttle")
+        robots, first, _, last = files.times
+
+    assert len(lines) == 3
+    assert first - robots >= 1 - JITTER
+    assert last - robots >= 1 + 0.5 + 0.25 - JITTER
+    assert code == 0
+
+
+@pytest.mark.slow
+def test_a_host_that_asks_to_wait_is_left_alone_by_all(tmp_path: Path) -> None:
+    """After a 429 with Retry-After no worker asks the host before that is over; then every page is fetched."""
+    site = Site()
+    site.pages["/"] = "".join(f"<a href='/{n}'>" for n in range(50))
+    site.pages |= {f"/{n}": "well" for n in range(50)}
+    site.first["/7"] = [busy(429, 1)]
+    try:
+        code, lines, said = crawl(site.url, tmp_path / "out", "--workers", 8)
+        asked, times = site.asked, site.times
+    finally:
+        site.close()
+    refused = times[asked.index("/7")]
+    quiet = max(later - earlier for earlier, later in itertools.pairwise(times))
+
+    assert quiet >= 1 - JITTER
+    assert len([at for at in times if refused < at < refused + 1 - JITTER]) <= 8  # while the refusal was on its way
+    assert len(lines) == 51
+    assert next(line["attempts"] for line in lines if line["url"].endswith("/7")) == 2
+    assert "tried again: 1 retry, hosts asked to wait 1 time" in said
+    assert code == 0
