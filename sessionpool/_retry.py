@@ -164,7 +164,7 @@ class RetryPolicy:
     @errors.validator
     def _check_errors(self, _: attrs.Attribute[Any], value: Any) -> None:
         is_classes = isinstance(value, tuple) and all(isinstance(each, type) for each in value)
-        if not is_classes or not all(issubclass(each, BaseException) for each in value):
+        if not is_classes or not all(issubclass(each, Exception) for each in value):
             raise ValueError(f"RetryPolicy.errors must be exception classes such as (ConnectError,); got {value!r}")
 
     @methods.validator
@@ -227,6 +227,7 @@ def _translated(theirs: Any) -> RetryPolicy:
     """urllib3's `Retry` in our terms, with its rules: no budget, no jitter unless asked for, a status raises."""
     bounds = {kind: getattr(theirs, kind) for kind in _KINDS}
     respects = theirs.total and theirs.respect_retry_after_header
+    methods = None if not theirs.allowed_methods else frozenset(each.upper() for each in theirs.allowed_methods)
 
     def stop(state: RetryCallState) -> bool:
         kinds = [_kind(attempt) for attempt in cast("list[Attempt]", state.args[0])]
@@ -240,13 +241,16 @@ def _translated(theirs: Any) -> RetryPolicy:
         return float(min(theirs.backoff_max, pause + random.random() * theirs.backoff_jitter))  # noqa: S311
 
     def retry(state: RetryCallState) -> bool:
-        return respects and _asked(state) is not None
+        outcome = _outcome(state)
+        if not respects or getattr(outcome, "retry_after", None) is None:
+            return False
+        return methods is None or outcome.request.method in methods
 
     return RetryPolicy(
         attempts=None if theirs.total is None else int(theirs.total) + 1,
         statuses=theirs.status_forcelist or (),
         retry=retry,
-        methods=theirs.allowed_methods or None,
+        methods=methods,
         retry_after_max=theirs.retry_after_max,
         budget=None,
         raise_on_status=theirs.raise_on_status,
@@ -357,7 +361,8 @@ class Retries:
             )
         )
         verdict = self._policy.objection(self._prepared, outcome)
-        also = None if isinstance(outcome, _FINAL) else self._policy.retry
+        is_theirs = not isinstance(outcome, _FINAL) and (not is_error or isinstance(outcome, Exception))
+        also = self._policy.retry if is_theirs else None
         if verdict not in ("", "body") and also is not None and also(state):
             verdict = "" if self._prepared.is_replayable or isinstance(outcome, NotSent) else "body"
         if not verdict and isinstance(outcome, Timeout) and outcome.stage:
@@ -371,8 +376,10 @@ class Retries:
     def _pause(self, state: RetryCallState) -> float:
         asked = _asked(state)
         if asked:
-            # Those who were told the same at the same time must not all come back at the same time.
-            return asked + random.uniform(0.0, spread(asked))  # noqa: S311 - no secret
+            # Those who were told the same at the same time must not all come back at the same time; but half of what the
+            # deadline leaves after it, at least, is the attempt's own.
+            left = max(self._deadline.at - self._clock.now() - asked, 0.0)
+            return asked + random.uniform(0.0, min(spread(asked), left / 2))  # noqa: S311 - no secret
         policy = self._policy
         return policy.pause(self._failures) if policy.wait is None else float(policy.wait(state))
 
@@ -385,13 +392,13 @@ class Retries:
         elif policy.stop is not None and policy.stop(state):
             self._verdict = "stop"
         elif asked is not None and asked > policy.patience:
-            limit = f"RetryPolicy.retry_after_max={policy.retry_after_max:g} s"
-            raise self._too_long(asked, limit)
-        elif self._clock.now() + pause >= self._deadline.at:
+            raise self._too_long(asked, f"RetryPolicy.retry_after_max={policy.retry_after_max:g} s allows")
+        elif (now := self._clock.now()) + pause >= self._deadline.at:
             if asked:
-                error = self._too_long(asked, f"the deadline, {self._deadline.limit}")
-                self._deadline.enter("backoff", self._clock.now())
-                raise self._deadline.blame(error, self._clock.now())
+                left = max(self._deadline.at - now, 0.0)
+                error = self._too_long(asked, f"the {seconds(left)} that the deadline leaves ({self._deadline.limit})")
+                self._deadline.enter("backoff", now)
+                raise self._deadline.blame(error, now)
             self._verdict = "deadline"
         elif not self._transport.hosts.may_retry(self._host, policy.budget):
             self._verdict = "budget"
@@ -459,7 +466,7 @@ class Retries:
         response.finish()
         error = RetryAfterTooLong(
             f"{self._host} asks to wait {seconds(asked)} before {self._what} is sent again "
-            f"({response.status_code}, Retry-After), longer than {limit} allows",
+            f"({response.status_code}, Retry-After), longer than {limit}",
             seconds=asked,
             request=self._prepared,
             response=response,

@@ -77,6 +77,7 @@ class Script:
         if isinstance(outcome, BaseException):
             raise outcome
         response = Response()
+        response.request = self._prepared
         response.status_code, asked = outcome if isinstance(outcome, tuple) else (outcome, None)
         response.retry_after = asked
         self.responses.append(response)
@@ -186,9 +187,10 @@ def test_everything_else_is_final(failure: Outcome) -> None:
     assert script.observer.told == []
 
 
-def test_an_interrupt_is_no_failure() -> None:
-    """`KeyboardInterrupt` in a later attempt goes straight through."""
-    script = Script(STEADY, [503, KeyboardInterrupt(), 200])
+@pytest.mark.parametrize("policy", [STEADY, RetryPolicy(retry=tenacity.retry_always, backoff=0)])
+def test_an_interrupt_is_no_failure(policy: RetryPolicy) -> None:
+    """`KeyboardInterrupt` in a later attempt goes straight through, whatever tenacity's objects say."""
+    script = Script(policy, [503, KeyboardInterrupt(), 200])
     with pytest.raises(KeyboardInterrupt):
         script.run()
 
@@ -430,6 +432,15 @@ def test_a_retry_after_beyond_the_deadline_says_where_the_time_went() -> None:
     assert script.clock.now() < 4.0
 
 
+def test_a_pause_is_not_spread_beyond_the_deadline() -> None:
+    """What was asked for fits, so it is waited for, and what is left after it is not used up by chance."""
+    for _ in range(50):
+        script = Script(RetryPolicy(), [(503, 1.0), 200], total=1.5)
+
+        assert script.run().status_code == 200
+        assert 1.0 <= script.sent[1] <= 1.25
+
+
 def test_a_timeout_by_the_deadline_is_final() -> None:
     """There is no time left for another attempt."""
     error = exceptions.ReadTimeout("too late")
@@ -625,6 +636,17 @@ def test_urllib3s_retry_is_translated(
     assert len(script.sent) == sends
 
 
+def test_urllib3s_retry_after_is_not_for_every_method() -> None:
+    """A POST that is refused is not sent again, whatever the server says."""
+    policy = as_policy(urllib3.Retry(total=3))
+    assert policy is not None
+    for method, sends in [("GET", 2), ("POST", 1)]:
+        script = Script(policy, [(503, 1.0), 200], method=method)
+        script.run()
+
+        assert len(script.sent) == sends
+
+
 def test_urllib3s_backoff_is_kept() -> None:
     """None before the first retry, then the factor doubled each time, up to its maximum."""
     policy = as_policy(urllib3.Retry(total=5, status_forcelist=[500], backoff_factor=1, backoff_max=6))
@@ -661,6 +683,7 @@ def test_urllib3s_allowed_methods_are_kept() -> None:
         ({"statuses": {99}}, "status codes such as"),
         ({"errors": "ConnectError"}, "exception classes"),
         ({"errors": (int,)}, "exception classes"),
+        ({"errors": (KeyboardInterrupt,)}, "exception classes"),
         ({"methods": "GET"}, "methods such as"),
         ({"budget": -0.1}, "got -0.1"),
         ({"stop": 3}, "stop must be called with a RetryCallState"),
