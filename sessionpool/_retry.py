@@ -376,8 +376,8 @@ class Retries:
     def _pause(self, state: RetryCallState) -> float:
         asked = _asked(state)
         if asked:
-            # Those who were told the same at the same time must not all come back at the same time; but half of what the
-            # deadline leaves after it, at least, is the attempt's own.
+            # Those who were told the same at the same time must not all come back at the same time; but at least half
+            # of what the deadline leaves after it is the attempt's own.
             left = max(self._deadline.at - self._clock.now() - asked, 0.0)
             return asked + random.uniform(0.0, min(spread(asked), left / 2))  # noqa: S311 - no secret
         policy = self._policy

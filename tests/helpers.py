@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from types import TracebackType
 from typing import Generic, TypeVar
 
+from sessionpool import Observer
 from sessionpool._clock import Baton
 from sessionpool.testing import FakeClock
 
@@ -126,3 +127,13 @@ def eventually(predicate: Callable[[], R], *, within: float = PATIENCE) -> R:
         assert time.monotonic() < deadline, f"not within {within:g} s: {predicate!r} gives {held!r}"
         time.sleep(0.0005)
     return held
+
+
+class Diary(Observer):
+    """Keeps what it was told of retired sessions."""
+
+    def __init__(self) -> None:
+        self.retirements: list[tuple[Hashable, str]] = []
+
+    def retired(self, key: Hashable, reason: str) -> None:
+        self.retirements.append((key, reason))

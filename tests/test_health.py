@@ -13,21 +13,11 @@ from typing import Any
 import attrs
 import pytest
 
-from sessionpool import Health, Observer, Session, SessionPool, exceptions
+from sessionpool import Health, Session, SessionPool, exceptions
 from sessionpool._health import BY_HAND, Record
 from sessionpool.exceptions import IdentityRetiredError, LeaseReleasedError, WrongThreadError
 from sessionpool.testing import FakeClock
-from tests.helpers import eventually, in_thread
-
-
-class Diary(Observer):
-    """Keeps what it was told of retired sessions."""
-
-    def __init__(self) -> None:
-        self.retirements: list[tuple[Hashable, str]] = []
-
-    def retired(self, key: Hashable, reason: str) -> None:
-        self.retirements.append((key, reason))
+from tests.helpers import Diary, eventually, in_thread
 
 
 @pytest.fixture

@@ -4,31 +4,19 @@ from __future__ import annotations
 
 import io
 import socket
-import ssl
 import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 
-from sessionpool import Health, HostStats, Limits, Observer, ProxyRotation, Session, SessionPool, Timeout, exceptions
+from sessionpool import Health, HostStats, Limits, ProxyRotation, Session, SessionPool, Timeout, exceptions
 from sessionpool.testing import FakeClock
-from tests.helpers import PATIENCE, eventually, in_thread
+from tests.helpers import PATIENCE, Diary, eventually, in_thread
 from tests.with_server.children import in_fork
 from tests.with_server.echo_server import Answer, EchoServer, Seen, Server, redirect, set_cookies
 from tests.with_server.test_proxy import Proxy
-
-
-class Diary(Observer):
-    """Keeps what it was told of retired sessions."""
-
-    def __init__(self) -> None:
-        self.retirements: list[tuple[Hashable, str]] = []
-
-    def retired(self, key: Hashable, reason: str) -> None:
-        self.retirements.append((key, reason))
 
 
 @pytest.fixture
@@ -65,25 +53,6 @@ def proxies() -> Iterator[list[Proxy]]:
     """Three that let everybody in."""
     with Proxy() as first, Proxy() as second, Proxy() as third:
         yield [first, second, third]
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture
-def ca_file(authority: trustme.CA, tmp_path: Path) -> str:
-    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    return str(tmp_path / "ca.pem")
-
-
-@pytest.fixture
-def secure(authority: trustme.CA) -> Iterator[EchoServer]:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    with EchoServer(tls=context) as server:
-        yield server
 
 
 def unused_port() -> int:

@@ -7,17 +7,14 @@ import http.client
 import io
 import selectors
 import socket
-import ssl
 import threading
 from base64 import b64encode
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import attrs
 import pytest
-import trustme
 
 from sessionpool import Limits, Session, SessionPool, exceptions
 from tests.helpers import eventually, in_thread
@@ -118,26 +115,6 @@ def guarded() -> Iterator[Proxy]:
 def server() -> Iterator[EchoServer]:
     """Where the proxy leads to."""
     with EchoServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture
-def ca_file(authority: trustme.CA, tmp_path: Path) -> str:
-    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    return str(tmp_path / "ca.pem")
-
-
-@pytest.fixture
-def secure(authority: trustme.CA) -> Iterator[EchoServer]:
-    """The same over TLS."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    with EchoServer(tls=context) as server:
         yield server
 
 

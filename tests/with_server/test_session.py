@@ -19,19 +19,16 @@ import itertools
 import json
 import pickle
 import shutil
-import ssl
 import threading
 import traceback
 import zlib
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from email.message import EmailMessage
-from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
-import trustme
 
 import sessionpool
 from sessionpool import Session, exceptions
@@ -837,26 +834,11 @@ def test_a_redirect_without_its_body_may_follow_one_that_can_be_read_once(server
 # --- https to http ---
 
 
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
 @pytest.fixture
-def secure(authority: trustme.CA) -> Iterator[EchoServer]:
-    """The echo over TLS."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    with EchoServer(tls=context) as server:
-        yield server
-
-
-@pytest.fixture
-def trusting(authority: trustme.CA, tmp_path: Path) -> Iterator[Session]:
+def trusting(ca_file: str) -> Iterator[Session]:
     """A session that trusts the authority."""
-    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     with Session() as session:
-        session.verify = str(tmp_path / "ca.pem")
+        session.verify = ca_file
         yield session
 
 
