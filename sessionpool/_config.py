@@ -240,7 +240,9 @@ class Governor:
 
     Attributes:
         cool_down: A host that says when it wants to be asked again (`Retry-After` with 429 or 503, `RateLimit`) is left
-            alone until then, by all threads.
+            alone until then, by all threads: requests wait, but no longer than their policy's `retry_after_max` (60
+            seconds without a policy) and their `Timeout.total`.
+        cool_down_max: Seconds after which it is asked again, however long it wants.
         rate: See `RateLimit`.
         throttle: See `AutoThrottle`.
         concurrency: See `AdaptiveConcurrency`.
@@ -249,6 +251,7 @@ class Governor:
     """
 
     cool_down: bool = attrs.field(default=True, validator=_is_bool)
+    cool_down_max: float = attrs.field(default=300.0, validator=_number(0, exclusive=True))
     rate: RateLimit | None = attrs.field(default=None, validator=_instance(RateLimit))
     throttle: AutoThrottle | None = attrs.field(default=None, validator=_instance(AutoThrottle))
     concurrency: AdaptiveConcurrency | None = attrs.field(default=None, validator=_instance(AdaptiveConcurrency))

@@ -875,7 +875,9 @@ class Connector:
         if timed_out or isinstance(error, TimeoutError):
             return dial.late(target, target if route.proxy is None else f"the proxy of {target}")
         if route.proxy is not None and isinstance(error, (HTTPError, HTTPException, OSError)):
-            return ProxyError(f"no way to {target}: {_reason(error.__cause__ or error)}")
+            own = ProxyError(f"no way to {target}: {_reason(error.__cause__ or error)}")
+            own.status = getattr(error, "status", None)
+            return own
         if isinstance(error, Urllib3NameResolutionError):
             return NameResolutionError(f"the name of {target} cannot be resolved: {_reason(error.__cause__ or error)}")
         if isinstance(error, (HTTPError, LocationParseError)):
@@ -1034,6 +1036,14 @@ if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
     os.register_at_fork(after_in_child=_lookups.clear)  # their threads are the parent's
 
 
+class _RefusedTunnelError(OSError):
+    """The proxy answered CONNECT, and not with 2xx."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
 class _Tcp(HTTPConnection):
     """Dials the host's addresses one after the other within one limit; urllib3 gives each of them the whole time."""
 
@@ -1114,7 +1124,7 @@ class _Tcp(HTTPConnection):
                 end = len(data)  # parse_head raises, and shows what came
         head = _wire.parse_head(data[:end], "CONNECT", self.host)
         if not 200 <= head.status < 300:
-            raise OSError(f"Tunnel connection failed: {head.status} {head.reason}".rstrip())
+            raise _RefusedTunnelError(head.status, f"Tunnel connection failed: {head.status} {head.reason}".rstrip())
         if len(data) > end:
             raise OSError("it sent more than its answer to CONNECT")  # in the tunnel the first word is ours
         dial.enter("tls")

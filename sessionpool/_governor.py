@@ -48,6 +48,9 @@ from sessionpool.exceptions import (
 )
 
 REFUSED: Final = frozenset({429, 503})
+# Those with which Retry-After means when to send the request again (RFC 9110 §15.5.14 for 413, which is not the host's
+# state but that request's).
+ADVISED: Final = REFUSED | {413}
 FAILED: Final = frozenset({500, 502, 503, 504})
 # Longer than a day is no pause but a refusal, or a mistake; and every policy's patience ends before.
 LONGEST: Final = 86_400.0
@@ -575,6 +578,7 @@ class Hosts:
                         unknown = state.ceiling is not None and state.ceiling.most is None
                         break
                 if step.gives_up:
+                    self._watch.tell("denied", host, step.stage)
                     raise _refusal(host, step, patience, deadline, now)
                 if step.stage == "throttle":
                     slot = step.until
@@ -618,21 +622,22 @@ class Hosts:
     def heard(self, host: str, head: Head) -> float | None:
         """Seconds that the host asks to be left alone, from now; it is, from now on, if `Governor.cool_down` is set.
 
-        To be called for each 429 and 503; besides, for each head that is `metered`, for a host may say that nothing is
-        left of a quota without refusing anything yet. `None` then, and if nothing is asked for.
+        To be called for each 413, 429 and 503; besides, for each head that is `metered`, for a host may say that
+        nothing is left of a quota without refusing anything yet. `None` then, and if nothing is asked for.
         """
-        refused = head.status in REFUSED
+        refused = head.status in ADVISED
         field = "Retry-After"
         seconds = retry_after(head, self._clock.wall()) if refused else None
         if seconds is None:
             field, seconds = "RateLimit", quota_reset(head)
-        if seconds and self._settings.cool_down:
+        if seconds and self._settings.cool_down and head.status != 413:
+            length = min(seconds, self._settings.cool_down_max)
             with self._lock:
                 state = self._find(host, make=True)
                 assert state is not None
-                cooled = state.cool(seconds, self._clock.now())
+                cooled = state.cool(length, self._clock.now())
             if cooled:
-                self._watch.tell("cooled", host, seconds, f"{head.status} {field}")
+                self._watch.tell("cooled", host, length, f"{head.status} {field}")
         return seconds if refused else None
 
     def may_retry(self, host: str, ratio: float | None) -> bool:
@@ -718,7 +723,9 @@ def _refusal(
     left = step.until - now
     if step.stage == "circuit":
         when = f"for another {seconds(left)}" if left else "until a probe, which is under way, tells that it is well"
-        return CircuitOpenError(f"{host} has failed too often of late and is left alone {when}", seconds=left)
+        # A probe tells soon, but nobody knows when; 0 would ask for a busy loop.
+        text = f"{host} has failed too often of late and is left alone {when}"
+        return CircuitOpenError(text, seconds=left or 1.0)
     if step.stage == "throttle":
         deadline.enter(step.stage, now)
         text = f"the rate limit of {host} has no place for {seconds(left)}, beyond {deadline.limit}"
@@ -726,7 +733,7 @@ def _refusal(
     asked = f"{host} asked to be left alone for another {seconds(left)}"
     if left > patience:
         return CoolDownTimeout(
-            f"{asked}, longer than this request may wait for that ({seconds(patience)})", seconds=left
+            f"{asked}, longer than it may be waited for (RetryPolicy.retry_after_max={seconds(patience)})", seconds=left
         )
     deadline.enter(step.stage, now)
     return deadline.blame(CoolDownTimeout(f"{asked}, beyond {deadline.limit}", seconds=left), now)

@@ -63,7 +63,11 @@ class Observer:
         """Attempt number `attempt` failed and another follows after `wait`; `reason`: a status or an error's class."""
 
     def denied(self, host: str, reason: str) -> None:
-        """A request was not tried again, or not at all: budget, attempts, deadline, retry_after, body or circuit."""
+        """A request was not tried again, or did not go.
+
+        `reason` for the first: attempts, stop, deadline, budget, body, retry-after, closed or not sent; for the second:
+        circuit, cool-down or throttle.
+        """
 
     def cooled(self, host: str, seconds: float, reason: str) -> None:
         """The host cools down for so long from now, for all threads; `reason`: the status and field that asked for it.

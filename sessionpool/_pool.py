@@ -544,24 +544,31 @@ class SessionPool(Verbs):
 
         With `stream=True` the lease lasts until the body has been read, or the response is closed or dropped.
         """
-        lease = self.lease() if self.limits.sessions is None else self._lease_by_deadline(kwargs.get("timeout"))
+        # A session that has to be waited for is waited for within the call's `Timeout.total`.
+        deadline = None if self.limits.sessions is None else self._deadline(kwargs.get("timeout"))
+        lease = self.lease() if deadline is None else self._lease_within(deadline)
         try:
             ask = lease.session.request
             response = ask(method, url, **kwargs) if kwargs else ask(method, url)  # the same; see `Verbs.get`
         except BaseException:
             lease.release()
             raise
+        finally:
+            if deadline is not None:
+                lease.session.deadline = None
         response.hold(lease)
         return response
 
-    def _lease_by_deadline(self, timeout: Any) -> Lease:
-        """Lease this thread's session, which may have to be waited for, within the call's `Timeout.total`."""
+    def _deadline(self, timeout: Any) -> Deadline | None:
         resolved = self._defaults.timeout if timeout is None else self._defaults.timeout.override(timeout)
-        if resolved.total is None:
-            return self.lease()
         now = self.clock.now()
         deadline = Deadline.after(resolved.total, now, "Timeout.total")
+        if deadline is NEVER:
+            return None
         deadline.enter("lease", now)
+        return deadline
+
+    def _lease_within(self, deadline: Deadline) -> Lease:
         here = self._local.here
         here.deadline = deadline
         try:
@@ -741,8 +748,14 @@ class SessionPool(Verbs):
         """From now on ask a URL's host no more often than this, over `Governor.rate` if it is stricter.
 
         For what is learned on the way, such as the `Crawl-delay` of a robots.txt:
-        `pool.limit_rate(url, RateLimit(rate=1 / delay))`.
+        `pool.limit_rate(url, RateLimit(rate=1 / delay))`. As all limits per host it holds for the host by the proxy
+        that the pool has for it, if any; so with a `ProxyRotation`, where there is no such one, it is refused.
+
+        Raises:
+            ValueError: `rate` is no `RateLimit`, or the pool has a `ProxyRotation`.
         """
+        if self._rotation is not None:
+            raise ValueError("limit_rate cannot know the proxy: the pool has a ProxyRotation; set Governor(rate=...)")
         if not isinstance(rate, RateLimit):
             raise ValueError(f"limit_rate takes a sessionpool.RateLimit, such as RateLimit(rate=0.5); got {rate!r}")
         self._transport.hosts.pace(self._new_session().route_to(url).key, rate.rate, rate.burst)

@@ -51,7 +51,7 @@ class ProxyRotation:
 
     A proxy that lets nobody through (`ProxyError`, `ConnectTimeout`, status 407) so many times in a row is left alone
     for a while, and its sessions take another with their next request. When none is left, requests raise `ProxyError`.
-    Tunnels that fail because their host is down look the same; an answer from any other host makes up for them.
+    One that answers, and be it that a host cannot be reached (502 to CONNECT), works.
 
     Args:
         proxies: URLs, which may hold user and password; for "tiered" a list of lists of URLs, the cheapest first.
@@ -175,9 +175,13 @@ class Passage:
         proxy = self._proxy
         if proxy is None:
             return
-        if isinstance(outcome, (ProxyError, ConnectTimeout)) or (is_forwarding and outcome == 407):
+        status = getattr(outcome, "status", None)
+        if isinstance(outcome, int) and is_forwarding:
+            status = outcome
+        # Any other answer, such as 502 to CONNECT, is of a proxy that works, about a host that does not.
+        if status == 407 or (status is None and isinstance(outcome, (ProxyError, ConnectTimeout))):
             self._rotation.blame(proxy, now)
-        elif isinstance(outcome, int) and proxy.failures:
+        elif isinstance(outcome, (int, ProxyError)) and proxy.failures:
             self._rotation.praise(proxy)
 
 

@@ -16,16 +16,18 @@ import attrs
 from tenacity import RetryCallState, Retrying
 
 from sessionpool._clock import NEVER, Deadline, seconds
-from sessionpool._config import _number
+from sessionpool._config import _is_bool, _number
 from sessionpool._governor import spread
 from sessionpool._transport import IDEMPOTENT, Transport
 from sessionpool._wire import redacted
 from sessionpool.exceptions import (
     Cancelled,
+    ChunkedEncodingError,
     ConnectError,
     ConnectionBroken,
     ConnectTimeout,
     IncompleteRead,
+    InvalidResponse,
     LeaseStateError,
     MaySent,
     NotSent,
@@ -55,15 +57,15 @@ class Attempt:
     """One sending of a request, as it is told afterwards. Immutable.
 
     Attributes:
-        number: 1 for the first.
+        number: 1 for the first of those that were looked at: of the first that failed.
         status: The response's; `None` if there was none.
         error: The error's class; `None` if there was a response.
         message: The error's sentence.
         seconds: How long it took.
         wait: Seconds until the next one; `None` if there was none.
         verdict: Why there was no next one: "done" (no failure), "final" (not one that is tried again), "method" (may
-            not be sent twice), "body" (cannot be), "attempts", "stop", "deadline", "budget", "retry-after" or "closed";
-            empty if there was one.
+            not be sent twice), "body" (cannot be), "attempts", "stop", "deadline", "budget", "retry-after", "closed" or
+            "not sent" (the next one was not, though the server had seen this one); empty if there was one.
     """
 
     number: int
@@ -86,6 +88,7 @@ _DENIALS: Final = {
     "attempts": "these were all that RetryPolicy.attempts allows",
     "stop": "RetryPolicy.stop ended it",
     "closed": "the pool was closed, or the thread told to stop",
+    "not sent": "the next one could not be sent",
     "deadline": "the pause would outlast the deadline",
     "budget": "the host's budget of retries is spent (RetryPolicy.budget)",
 }
@@ -125,7 +128,8 @@ class RetryPolicy:
     `Retry-After` wins over the backoff. Nothing is held during a pause, neither connection nor place in a queue.
 
     Attributes:
-        attempts: Sendings in all, over a call with its redirects; `None`: as many as `stop` and the deadline allow.
+        attempts: How many failures end it, over a call with its redirects; `None`: as `stop` and the deadline say. 3,
+            or `None` if there is a `stop`.
         backoff: Seconds; the pause after failure *n* is drawn evenly from 0 to `backoff * 2**(n - 1)`.
         cap: Seconds, the longest pause that is drawn.
         statuses: Responses to be tried again.
@@ -134,15 +138,16 @@ class RetryPolicy:
         retry_after_max: Seconds; a host that asks to wait longer (`Retry-After`) ends in `RetryAfterTooLong` at once.
         budget: Retries to one host, by all threads together, as a share of the requests to it of the last ten seconds,
             and 10 more; beyond that failures are final. `None`: no such bound.
-        raise_on_status: Raise `RetryError` instead of returning a response whose status is one of `statuses`.
-        stop: A tenacity `stop`, which may end it earlier.
+        raise_on_status: Raise `RetryError` instead of returning the response that it gave up on.
+        stop: A tenacity `stop`, which ends it.
         wait: A tenacity `wait`, instead of the backoff.
-        retry: A tenacity `retry`: what it says yes to is tried again as well, whatever method and status. It then sees
-            every response, good ones too.
+        retry: A tenacity `retry`: what it says yes to is tried again as well, if `methods` and the body allow. It then
+            sees every response, good ones too.
         before_sleep: A tenacity hook, called before each pause.
     """
 
-    attempts: int | None = attrs.field(default=3, validator=_number(1, integer=True))
+    stop: Callable[[RetryCallState], bool] | None = attrs.field(default=None, validator=_function)
+    attempts: int | None = attrs.field(validator=_number(1, integer=True))
     backoff: float = attrs.field(default=0.1, validator=_number(0))
     cap: float = attrs.field(default=20.0, validator=_number(0))
     statuses: frozenset[int] = attrs.field(default=frozenset({429, 502, 503, 504}), converter=_statuses)
@@ -150,11 +155,14 @@ class RetryPolicy:
     methods: frozenset[str] | None = attrs.field(default=IDEMPOTENT, converter=_methods)
     retry_after_max: float | None = attrs.field(default=60.0, validator=_number(0))
     budget: float | None = attrs.field(default=0.2, validator=_number(0))
-    raise_on_status: bool = False
-    stop: Callable[[RetryCallState], bool] | None = attrs.field(default=None, validator=_function)
+    raise_on_status: bool = attrs.field(default=False, validator=_is_bool)
     wait: Callable[[RetryCallState], float] | None = attrs.field(default=None, validator=_function)
     retry: Callable[[RetryCallState], bool] | None = attrs.field(default=None, validator=_function)
     before_sleep: Callable[[RetryCallState], None] | None = attrs.field(default=None, validator=_function)
+
+    @attempts.default
+    def _three_unless_stopped(self) -> int | None:
+        return 3 if self.stop is None else None
 
     @statuses.validator
     def _check_statuses(self, _: attrs.Attribute[Any], value: Any) -> None:
@@ -184,22 +192,21 @@ class RetryPolicy:
         longest = min(self.cap, self.backoff * 2.0 ** min(failures - 1, _LARGEST_POWER))
         return random.uniform(0.0, longest)  # noqa: S311 - no secret
 
-    def objection(self, prepared: PreparedRequest, outcome: Response | BaseException) -> str:
-        """Why this failure may not be tried again, as in `Attempt.verdict`; empty if it may."""
+    def wants(self, outcome: Response | BaseException) -> bool:
+        """Whether this is a failure that is tried again, if method and body allow."""
         if isinstance(outcome, BaseException):
-            if not isinstance(outcome, self.errors) or isinstance(outcome, _FINAL):
-                return "final"
-            is_safe = isinstance(outcome, NotSent)
-        else:
-            if outcome.status_code not in self.statuses:
-                return "done"
-            is_safe = False
-        is_safe_twice = is_safe or self.methods is None or prepared.method in self.methods
+            return isinstance(outcome, self.errors) and not isinstance(outcome, _FINAL)
+        return outcome.status_code in self.statuses
+
+    def objection(self, prepared: PreparedRequest, outcome: Response | BaseException) -> str:
+        """Why this request may not be sent again after such a failure, as in `Attempt.verdict`; empty if it may."""
+        if isinstance(outcome, NotSent):
+            return ""  # what was not sent has not been read either: the body is opened when there is a connection
+        is_safe = self.methods is None or prepared.method in self.methods
         # draft-ietf-httpapi-idempotency-key-header: the server takes two with the same key for one.
-        if not is_safe_twice and not prepared.has_field("idempotency-key"):
+        if not is_safe and not prepared.has_field("idempotency-key"):
             return "method"
-        # What was not sent has not been read either: the body is opened when there is a connection.
-        return "" if prepared.is_replayable or is_safe else "body"
+        return "" if prepared.is_replayable else "body"
 
 
 def as_policy(value: Any) -> RetryPolicy | None:
@@ -210,53 +217,94 @@ def as_policy(value: Any) -> RetryPolicy | None:
     """
     if value is None or isinstance(value, RetryPolicy):
         return value
-    if hasattr(value, "status_forcelist") and hasattr(value, "get_backoff_time"):
+    if type(value).__module__.partition(".")[0] == "urllib3" and hasattr(value, "status_forcelist"):
         return _translated(value)
-    raise ValueError(f"retry must be a sessionpool.RetryPolicy, urllib3's Retry, or None for no retries; got {value!r}")
+    raise ValueError(
+        "retry must be a sessionpool.RetryPolicy, urllib3's Retry (no subclass, whose methods would not be called), or "
+        f"None for no retries; got {value!r}"
+    )
+
+
+def counted(retries: int) -> RetryPolicy:
+    """What requests makes of `max_retries=3`."""
+    return _translated(_Counted(total=retries, read=None if retries else False))
+
+
+@attrs.frozen(kw_only=True)
+class _Counted:
+    """urllib3's `Retry` as it is made from a number."""
+
+    total: int
+    read: bool | None
+    connect: None = None
+    status: None = None
+    other: None = None
+    status_forcelist: tuple[int, ...] = ()
+    allowed_methods: frozenset[str] = IDEMPOTENT
+    backoff_factor: float = 0.0
+    backoff_max: float = 120.0
+    backoff_jitter: float = 0.0
+    retry_after_max: float = 21_600.0
+    respect_retry_after_header: bool = True
+    raise_on_status: bool = True
+
+
+def _translated(theirs: Any) -> RetryPolicy:
+    """urllib3's `Retry` in our terms, with its rules: no budget, no jitter unless asked for, a status raises.
+
+    Ours remain: a `Retry-After` that is too long ends it, instead of being cut short; and one that came is heeded.
+    """
+    return RetryPolicy(
+        attempts=None if theirs.total is None else int(theirs.total) + 1,
+        statuses=theirs.status_forcelist or (),
+        errors=(*TRANSIENT, ChunkedEncodingError, InvalidResponse),
+        methods=theirs.allowed_methods or None,
+        retry_after_max=theirs.retry_after_max,
+        budget=None,
+        raise_on_status=theirs.raise_on_status,
+        stop=_TheirStop(tuple((kind, getattr(theirs, kind)) for kind in _KINDS)),
+        wait=_TheirWait(theirs.backoff_factor, theirs.backoff_max, theirs.backoff_jitter),
+        retry=_asks_to_wait if theirs.total and theirs.respect_retry_after_header else None,
+    )
+
+
+@attrs.frozen
+class _TheirStop:
+    """How often each kind of failure may happen."""
+
+    bounds: tuple[tuple[str, int | None], ...]
+
+    def __call__(self, state: RetryCallState) -> bool:
+        kinds = [_kind(attempt) for attempt in cast("list[Attempt]", state.args[0])]
+        return any(bound is not None and kinds.count(kind) > int(bound) for kind, bound in self.bounds)
+
+
+@attrs.frozen
+class _TheirWait:
+    """The factor, doubled each time, from the second retry on."""
+
+    factor: float
+    most: float
+    jitter: float
+
+    def __call__(self, state: RetryCallState) -> float:
+        if state.attempt_number <= 1:
+            return 0.0
+        pause = self.factor * 2.0 ** min(state.attempt_number - 1, _LARGEST_POWER)
+        return min(self.most, pause + random.random() * self.jitter)  # noqa: S311 - no secret
 
 
 def _kind(attempt: Attempt) -> str:
     if attempt.error is None:
         return "status"
-    return (
-        "connect" if issubclass(attempt.error, NotSent) else "read" if issubclass(attempt.error, MaySent) else "other"
-    )
+    if issubclass(attempt.error, NotSent):
+        return "connect"
+    return "read" if issubclass(attempt.error, MaySent) else "other"
 
 
-def _translated(theirs: Any) -> RetryPolicy:
-    """urllib3's `Retry` in our terms, with its rules: no budget, no jitter unless asked for, a status raises."""
-    bounds = {kind: getattr(theirs, kind) for kind in _KINDS}
-    respects = theirs.total and theirs.respect_retry_after_header
-    methods = None if not theirs.allowed_methods else frozenset(each.upper() for each in theirs.allowed_methods)
-
-    def stop(state: RetryCallState) -> bool:
-        kinds = [_kind(attempt) for attempt in cast("list[Attempt]", state.args[0])]
-        return any(bound is not None and kinds.count(kind) > int(bound) for kind, bound in bounds.items())
-
-    def wait(state: RetryCallState) -> float:
-        # None before the first retry.
-        if state.attempt_number <= 1:
-            return 0.0
-        pause = theirs.backoff_factor * 2.0 ** min(state.attempt_number - 1, _LARGEST_POWER)
-        return float(min(theirs.backoff_max, pause + random.random() * theirs.backoff_jitter))  # noqa: S311
-
-    def retry(state: RetryCallState) -> bool:
-        outcome = _outcome(state)
-        if not respects or getattr(outcome, "retry_after", None) is None:
-            return False
-        return methods is None or outcome.request.method in methods
-
-    return RetryPolicy(
-        attempts=None if theirs.total is None else int(theirs.total) + 1,
-        statuses=theirs.status_forcelist or (),
-        retry=retry,
-        methods=methods,
-        retry_after_max=theirs.retry_after_max,
-        budget=None,
-        raise_on_status=theirs.raise_on_status,
-        stop=stop,
-        wait=wait,
-    )
+def _asks_to_wait(state: RetryCallState) -> bool:
+    """It came with a `Retry-After`."""
+    return _asked(state) is not None
 
 
 def _outcome(state: RetryCallState) -> Any:
@@ -272,6 +320,10 @@ def _asked(state: RetryCallState) -> float | None:
 
 class _Interrupted(Exception):
     """The pause before another attempt was cut short."""
+
+
+class _NotSentAgain(Exception):
+    """A later attempt ended for good without being sent, and the server may have seen an earlier one."""
 
 
 class Retries:
@@ -292,7 +344,13 @@ class Retries:
         self._failures = 0
         self._verdict = ""
         self._last: Response | BaseException | None = None
+        self._seen: Response | BaseException | None = None
         self._state: RetryCallState
+
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        """All so far."""
+        return tuple(self._attempts)
 
     def settle(
         self,
@@ -326,6 +384,7 @@ class Retries:
                 raise ended.pop()  # type: ignore[misc]  # as was just asked
             return ended.pop()  # type: ignore[return-value]
 
+        attempt.__qualname__ = self._what  # for tenacity's `before_sleep_log`
         loop = Retrying(
             retry=self._is_retried,
             wait=self._pause,
@@ -338,9 +397,11 @@ class Retries:
             return loop(attempt, self._attempts)
         except _Interrupted:
             return self._end("closed")
+        except _NotSentAgain:
+            return self._end("not sent")
         finally:
             self._state.outcome = None
-            self._last = None
+            self._last = self._seen = None
 
     # --- asked by tenacity, in this order ---
 
@@ -348,6 +409,7 @@ class Retries:
         now = self._clock.now()
         self._state = state
         state.start_time, state.outcome_timestamp = self._call_began, now  # on our clock, for `stop_after_delay`
+        state.attempt_number = self._failures + 1  # also after a redirect
         outcome = _outcome(state)
         self._last = outcome
         is_error = isinstance(outcome, BaseException)
@@ -360,18 +422,30 @@ class Retries:
                 seconds=now - self._began,
             )
         )
-        verdict = self._policy.objection(self._prepared, outcome)
-        is_theirs = not isinstance(outcome, _FINAL) and (not is_error or isinstance(outcome, Exception))
-        also = self._policy.retry if is_theirs else None
-        if verdict not in ("", "body") and also is not None and also(state):
-            verdict = "" if self._prepared.is_replayable or isinstance(outcome, NotSent) else "body"
-        if not verdict and isinstance(outcome, Timeout) and outcome.stage:
-            verdict = "deadline"
+        verdict = self._judge(state, outcome)
+        if isinstance(outcome, NotSent):
+            if verdict and self._seen is not None:
+                raise _NotSentAgain
+        else:
+            self._seen = outcome
         if verdict:
             self._conclude(outcome, verdict)
             return False
         self._failures += 1
         return True
+
+    def _judge(self, state: RetryCallState, outcome: Response | BaseException) -> str:
+        """Why this is not tried again; empty if it may be."""
+        policy = self._policy
+        is_error = isinstance(outcome, BaseException)
+        if not policy.wants(outcome):
+            if is_error and (isinstance(outcome, _FINAL) or not isinstance(outcome, Exception)):
+                return "final"
+            if policy.retry is None or not policy.retry(state):
+                return "final" if is_error else "done"
+        if isinstance(outcome, Timeout) and outcome.stage:
+            return "deadline"
+        return policy.objection(self._prepared, outcome)
 
     def _pause(self, state: RetryCallState) -> float:
         asked = _asked(state)
@@ -381,7 +455,12 @@ class Retries:
             left = max(self._deadline.at - self._clock.now() - asked, 0.0)
             return asked + random.uniform(0.0, min(spread(asked), left / 2))  # noqa: S311 - no secret
         policy = self._policy
-        return policy.pause(self._failures) if policy.wait is None else float(policy.wait(state))
+        if policy.wait is None:
+            return policy.pause(self._failures)
+        pause = policy.wait(state)
+        if not isinstance(pause, (int, float)) or not pause >= 0:
+            raise ValueError(f"RetryPolicy.wait must return seconds, a number of at least 0; it returned {pause!r}")
+        return pause
 
     def _is_over(self, state: RetryCallState) -> bool:
         policy, pause, asked = self._policy, state.upcoming_sleep, _asked(state)
@@ -426,19 +505,23 @@ class Retries:
     # --- the end ---
 
     def _end(self, verdict: str) -> Response:
-        """What was last is what it ends with."""
+        """What was last is what it ends with, or the last before that which the server may have seen."""
         outcome = self._last
+        why = _DENIALS[verdict]
+        if isinstance(outcome, NotSent) and self._seen is not None:
+            # Whoever catches `NotSent` sends it once more, and that may be once too often.
+            outcome = self._seen
+            why += f" ({self._attempts[-1].reason}: {self._attempts[-1].message})"
         assert outcome is not None
-        self._conclude(outcome, verdict)
+        self._conclude(outcome, verdict, why)
         if isinstance(outcome, BaseException):
             try:
                 raise outcome
             finally:
                 del outcome  # which refers to this frame
-        if self._policy.raise_on_status:
-            tried = "once" if len(self._attempts) == 1 else f"{len(self._attempts)} times"
+        if self._policy.raise_on_status or verdict == "closed":
             error = RetryError(
-                f"{self._what} was answered with {outcome.status_code}, after being sent {tried}; {_DENIALS[verdict]}",
+                f"{self._what} was answered with {outcome.status_code} and is not sent again: {why}",
                 request=self._prepared,
                 response=outcome,
             )
@@ -450,14 +533,14 @@ class Retries:
     def _what(self) -> str:
         return f"{self._prepared.method} {redacted(self._prepared.url)}"
 
-    def _conclude(self, outcome: Response | BaseException, verdict: str) -> None:
+    def _conclude(self, outcome: Response | BaseException, verdict: str, why: str = "") -> None:
         self._attempts[-1] = attrs.evolve(self._attempts[-1], verdict=verdict)
         if not isinstance(outcome, BaseException) or isinstance(outcome, RequestException):
             outcome.attempts = tuple(self._attempts)
         if verdict in _DENIALS:
             self._transport.watch.tell("denied", self._host, verdict)
             if isinstance(outcome, BaseException):
-                outcome.add_note(f"not tried again after attempt {len(self._attempts)}: {_DENIALS[verdict]}")
+                outcome.add_note(f"not tried again after attempt {len(self._attempts)}: {why or _DENIALS[verdict]}")
 
     def _too_long(self, asked: float, limit: str) -> RetryAfterTooLong:
         response = self._last

@@ -24,7 +24,7 @@ from sessionpool import _wire
 from sessionpool._clock import NEVER, SYSTEM_CLOCK, Deadline
 from sessionpool._codes import codes
 from sessionpool._config import Limits, Timeout
-from sessionpool._governor import REFUSED
+from sessionpool._governor import ADVISED
 from sessionpool._health import BY_HAND, Record
 from sessionpool._messages import (
     REDIRECTS,
@@ -265,7 +265,7 @@ class Session(Verbs):
         self.trust_env = defaults.trust_env
         self.stream = False
         self.timeout: Any = None
-        # The pool's: of a call that began when it had no session yet; for the next request.
+        # The pool's: of a call that began when it had no session yet.
         self.deadline: Deadline | None = None
         self.base_url = defaults.base_url
         self._defaults = defaults
@@ -516,8 +516,9 @@ class Session(Verbs):
             timeout = self._defaults.timeout if timeout is None else self._defaults.timeout.override(timeout)
             deadline = NEVER
             if timeout.total is not None:
-                deadline = self.deadline or Deadline.after(timeout.total, transport.clock.now(), "Timeout.total")
-                self.deadline = None
+                deadline = Deadline.after(timeout.total, transport.clock.now(), "Timeout.total")
+                if self.deadline is not None:
+                    deadline = self.deadline.earlier(deadline)
             if stream is None:
                 stream = self.stream
             if verify is None:
@@ -551,6 +552,8 @@ class Session(Verbs):
                     response = self._call_hooks(prepared, response, timeout, stream)
                 if history:
                     response.history = history[:]
+                if retries is not None:
+                    response.attempts = retries.attempts
                 if response.status_code not in REDIRECTS or not response.location:
                     return response
                 if not allow_redirects:
@@ -562,6 +565,8 @@ class Session(Verbs):
                 if not _is_same_place(prepared.target, following.target):
                     cookies = None  # those of the call were meant for where it began
                 prepared = following
+                if not is_own and policy is not (policy := self._policy(prepared.url, retry)):
+                    retries = None
         finally:
             if claimed:
                 self._claims.clear()
@@ -832,7 +837,7 @@ class Session(Verbs):
                 watch.responded(prepared.method, route.key, reply.head.status, seconds, reply.sent, reply.received)
             except Exception:  # noqa: BLE001 - whatever a user's code may raise
                 watch.drop()
-        if reply.head.status in REFUSED or reply.head.metered:
+        if reply.head.status in ADVISED or reply.head.metered:
             response.retry_after = transport.hosts.heard(route.key, reply.head)
         return response
 

@@ -133,7 +133,13 @@ class SSLError(ConnectionError, NotSent):
 
 
 class ProxyError(ConnectionError, NotSent):
-    """The proxy could not be reached or refused the tunnel."""
+    """The proxy could not be reached or refused the tunnel.
+
+    Attributes:
+        status: What it answered to CONNECT; `None` if it gave no answer.
+    """
+
+    status: int | None = None
 
 
 class ConnectionBroken(ConnectionError, MaySent):
