@@ -303,8 +303,11 @@ class Connection:
         self._read_timeout = read_timeout
         self._deadline = deadline
         if deadline is not NEVER:
-            deadline.enter("send", self._clock.now())
-            self._stay_in_time()
+            now = self._clock.now()
+            deadline.enter("send", now)
+            if now >= deadline.at:
+                late = ConnectTimeout(f"the deadline ({deadline.limit}) passed before anything was sent to {self.host}")
+                raise deadline.blame(late, now)
             self._arm()
         elif read_timeout != self._armed_for:
             self._arm()

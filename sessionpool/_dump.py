@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sessionpool._pool import Hold
 
 # Where a thread is, is told by its innermost line outside of these: not by the line of `ssl` in which it reads.
-_INNER: Final = sys.stdlib_module_names | {__name__.partition(".")[0], "urllib3"}
+_INNER: Final = sys.stdlib_module_names | {__name__.partition(".")[0], "tenacity", "urllib3"}
 
 
 @attrs.frozen

@@ -45,6 +45,7 @@ from sessionpool.exceptions import (
     PoolError,
     ReadTimeout,
     ThrottleTimeout,
+    Timeout,
 )
 
 REFUSED: Final = frozenset({429, 503})
@@ -52,6 +53,8 @@ REFUSED: Final = frozenset({429, 503})
 # state but that request's).
 ADVISED: Final = REFUSED | {413}
 FAILED: Final = frozenset({500, 502, 503, 504})
+# Where a call's time goes into what the host does; the others are ours.
+_HOSTS_STAGES: Final = ("connect", "tls", "send", "head", "body")
 # Longer than a day is no pause but a refusal, or a mistake; and every policy's patience ends before.
 LONGEST: Final = 86_400.0
 # Retries that need no requests: one a second.
@@ -130,8 +133,12 @@ class Budget:
         if self.left(now) < 1:
             return False
         self._retries.add(now)
-        self._owed += 1
+        self.owe()
         return True
+
+    def owe(self) -> None:
+        """A retry goes next, which is no request."""
+        self._owed += 1
 
     def left(self, now: float) -> int:
         """How many there may be now."""
@@ -144,23 +151,38 @@ class Budget:
         return not self._retries.count(now, Tally.TENTHS + 1)
 
 
-class Pace:
+class Schedule:
     """A rate with a burst (GCRA): when may the next request go? Instants given out never come closer than it allows."""
 
-    __slots__ = ("_due", "burst", "interval")
+    __slots__ = ("_due", "_pace")
 
-    def __init__(self, interval: float, burst: int = 1) -> None:
-        self.interval = interval
-        self.burst = burst
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
         self._due = -math.inf  # when the next would be due if none ever came early
 
     def earliest(self, now: float) -> float:
         """The next free instant."""
-        return max(now, self._due - (self.burst - 1) * self.interval)
+        return max(now, self._due - (self._pace.burst - 1) * self._pace.interval)
 
     def take(self, at: float) -> None:
         """A request goes at that instant, which is none before `earliest`."""
-        self._due = max(self._due, at) + self.interval
+        self._due = max(self._due, at) + self._pace.interval
+
+
+class Pace:
+    """A rate, kept to twice: by those that set out, and by those that have a connection and are about to be sent.
+
+    The first makes them wait where they hold nothing. The second is for those that were held up on the way, by a host
+    that stalls: they would all go at once when it goes on.
+    """
+
+    __slots__ = ("begun", "burst", "interval", "sent")
+
+    def __init__(self, interval: float, burst: int = 1) -> None:
+        self.interval = interval
+        self.burst = burst
+        self.begun = Schedule(self)
+        self.sent = Schedule(self)
 
 
 def throttled(settings: AutoThrottle, delay: float, latency: float, *, good: bool) -> float:
@@ -267,11 +289,12 @@ class Circuit:
 class Ceiling:
     """How many connections a host gets, of those that `Limits` allows: halved and grown as TCP does it (RFC 5681)."""
 
-    __slots__ = ("_doubling", "_good", "_halved", "limit", "most")
+    __slots__ = ("_doubling", "_good", "_halved", "_told", "limit", "most")
 
     def __init__(self) -> None:
         self.most: int | None = None  # what `Limits` allows; None: nobody has told yet
         self.limit: int | None = None  # None: all of that
+        self._told: int | None = None
         self._doubling = False
         self._good = 0  # answers since the last step
         self._halved = -math.inf
@@ -279,10 +302,15 @@ class Ceiling:
     def allowed(self, most: int) -> int:
         """How many now, where `Limits` allows so many."""
         self.most = most
-        if self.limit is None or self.limit >= most:
+        if self.limit is not None and self.limit >= most:
             self.limit = None
-            return most
-        return self.limit
+        self._told = most if self.limit is None else self.limit
+        return self._told
+
+    @property
+    def is_untold(self) -> bool:
+        """The gate does not know: it has not asked yet, or whoever was to tell it was interrupted."""
+        return self.most is None or self._told != (self.most if self.limit is None else self.limit)
 
     def halve(self, least: int, began: float, now: float) -> bool:
         """The host is overloaded, by a request that began then; whether the limit is another now.
@@ -301,7 +329,7 @@ class Ceiling:
         return True
 
     def start_slowly(self) -> None:
-        """The host is back: one connection, and twice as many with each good answer, so that it is not overrun."""
+        """One connection, and twice as many with each good answer: so that a host that is back is not overrun."""
         self.limit = 1
         self._doubling = True
 
@@ -359,6 +387,14 @@ def retry_after(head: Head, wall: float) -> float | None:
         return None
     own = parse_date(fields.get("date", ""))
     return min(max(until - (wall if own is None else own), 0.0), LONGEST)
+
+
+def advised(head: Head, wall: float) -> float | None:
+    """Seconds that a refusal asks to wait: by `Retry-After`, else by `RateLimit`; `None` for any other response."""
+    if head.status not in ADVISED:
+        return None
+    seconds = retry_after(head, wall)
+    return quota_reset(head) if seconds is None else seconds
 
 
 def quota_reset(head: Head) -> float | None:
@@ -422,6 +458,17 @@ class _Step(NamedTuple):
 GO: Final = _Step("")
 
 
+class Recalled(Exception):
+    """A request that has its connection may not go yet: it lets go of that and enters again.
+
+    Attributes:
+        slot: The instant reserved for it; `None` if there is none.
+    """
+
+    def __init__(self, slot: float | None) -> None:
+        self.slot = slot
+
+
 class _Host:
     """All that is known of one host. Confined to whoever holds the lock of `Hosts`."""
 
@@ -458,13 +505,24 @@ class _Host:
             # Half of what the deadline leaves after it, at least, is the request's own.
             return _Step("cool-down", end + random.uniform(0.0, min(spread(self._length), (deadline - end) / 2)))  # noqa: S311 - no secret
         if slot is None:
-            paces = self._paces()
-            slot = max((pace.earliest(now) for pace in paces), default=now)
-            if slot > now and slot >= deadline:
-                return _Step("throttle", slot, gives_up=True)
-            for pace in paces:
-                pace.take(slot)
-        return GO if slot <= now else _Step("throttle", slot)
+            slot = _reserve([pace.begun for pace in self._paces()], now, deadline)
+        if slot <= now:
+            return GO
+        return _Step("throttle", slot, gives_up=slot >= deadline)
+
+    def recall(self, now: float, has_slot: bool) -> Recalled | None:
+        """Why a request that has its connection does not go now, but has to enter again; `None`: it goes.
+
+        `has_slot`: it has been recalled before, and comes at the instant that it was given then.
+        """
+        is_open = self.circuit is not None and self.circuit.wait(now, get_ident()) is not None
+        if is_open or now < self.cool_until:
+            return Recalled(None)
+        if not has_slot:
+            slot = _reserve([pace.sent for pace in self._paces()], now, math.inf)
+            if slot > now:
+                return Recalled(slot)
+        return None
 
     def cool(self, seconds: float, now: float) -> bool:
         """Leave it alone for so long; false if it is left alone for as long already."""
@@ -486,10 +544,13 @@ class _Host:
             self.throttle.interval = throttled(self._settings.throttle, self.throttle.interval, latency, good=fine)
         if self.ceiling is None:
             return told, False
-        if told == "closed":
-            self.ceiling.start_slowly()
+        if told == "open":
+            self.ceiling.start_slowly()  # now, when nothing goes, and not when it closes and everybody comes
             return told, True
-        if status in REFUSED or isinstance(outcome, (ReadTimeout, ConnectTimeout)):
+        if self.circuit is not None and (told or self.circuit.state(now) != "closed"):
+            return told, False
+        is_late = isinstance(outcome, (ReadTimeout, ConnectTimeout)) and _is_the_hosts_fault(outcome)
+        if status in REFUSED or is_late:
             concurrency = self._settings.concurrency
             return told, concurrency is not None and self.ceiling.halve(concurrency.least, began, now)
         return told, bool(good) and self.ceiling.grow()
@@ -509,12 +570,28 @@ class _Host:
         )
 
 
+def _reserve(schedules: list[Schedule], now: float, deadline: float) -> float:
+    """The next instant that is free in all of them, taken unless the deadline passes before."""
+    slot = max((schedule.earliest(now) for schedule in schedules), default=now)
+    if slot <= now or slot < deadline:
+        for schedule in schedules:
+            schedule.take(slot)
+    return slot
+
+
 def _verdict(outcome: int | BaseException | None) -> bool | None:
     """Whether the host did well; `None` if this tells nothing about it."""
     if isinstance(outcome, int):
         return outcome not in FAILED
     broke = isinstance(outcome, (ConnectionError, ReadTimeout, ChunkedEncodingError))
-    return False if broke and not isinstance(outcome, PoolError) else None
+    return False if broke and not isinstance(outcome, PoolError) and _is_the_hosts_fault(outcome) else None
+
+
+def _is_the_hosts_fault(outcome: BaseException | int | None) -> bool:
+    """Whether a time-out is the host's: where the call's own deadline passed, if the host had most of the time."""
+    if not isinstance(outcome, Timeout) or not outcome.stage:
+        return True
+    return 2 * sum(outcome.stages.get(stage, 0.0) for stage in _HOSTS_STAGES) >= sum(outcome.stages.values())
 
 
 class Hosts:
@@ -547,10 +624,12 @@ class Hosts:
         self._lock = threading.Lock()
         self._table: OrderedDict[str, _Host] = OrderedDict()  # the one asked longest ago first
 
-    def enter(self, host: str, patience: float, deadline: Deadline) -> None:
-        """Wait until a request may go to this host, for its cool-down `patience` seconds at most.
+    def enter(self, host: str, limit: float, deadline: Deadline, recalled: Recalled | None = None) -> bool:
+        """Wait until a request may go to this host, for its cool-down `limit` seconds at most.
 
-        Whoever has come through calls `leave` from the same thread when the request has ended, however it has.
+        Whoever has come through calls `check` when it has a connection, and `leave` from the same thread when the
+        request has ended, however it has. `recalled`: what `check` raised, if it enters again. True if it comes at the
+        instant that was reserved for it then.
 
         Raises:
             CircuitOpenError: The host is left alone, for it keeps failing.
@@ -558,8 +637,9 @@ class Hosts:
             ThrottleTimeout: Its rate limit has no place before the deadline; none was taken.
             PoolClosed: The pool was closed meanwhile.
         """
-        slot: float | None = None
-        told, unknown = "", False
+        slot = None if recalled is None else recalled.slot
+        has_slot = slot is not None
+        told, untold, patience = "", False, limit
         try:
             while True:
                 with self._lock:
@@ -568,23 +648,23 @@ class Hosts:
                     if not self._opted:
                         self._forget_oldest_if_over(now)
                     if state is None:
-                        return
+                        return False
                     step = state.next_step(now, slot, patience, deadline.at)
                     if step is GO:
                         if state.circuit is not None:
                             told = state.circuit.go(now, get_ident())
-                        if state.budget is not None:
+                        if state.budget is not None and recalled is None:
                             state.budget.request(now)
-                        unknown = state.ceiling is not None and state.ceiling.most is None
+                        untold = state.ceiling is not None and state.ceiling.is_untold
                         break
                 if step.gives_up:
                     self._watch.tell("denied", host, step.stage)
-                    raise _refusal(host, step, patience, deadline, now)
+                    raise _refusal(host, step, limit, limit - patience, deadline, now)
                 if step.stage == "throttle":
                     slot = step.until
                 else:
                     # A slot that passes in a cool-down is lost: those who had one would all go when that is over.
-                    slot = None
+                    slot, has_slot = None, False
                     patience -= step.until - now
                 if deadline is not NEVER:
                     deadline.enter(step.stage, now)
@@ -592,12 +672,24 @@ class Hosts:
                 self._watch.tell("throttled", host, self._clock.now() - now)
             if told:
                 self._watch.tell("circuit", host, told)
-            if unknown:
-                # The ledger asks for a limit when a host turns up there, which may have been before it did here.
+            if untold:
                 self._relimit(host)
         except BaseException:
             self._give_back_probe(host)
             raise
+        return has_slot
+
+    def check(self, host: str, has_slot: bool) -> None:
+        """Raise if a request that has a connection now may not go: much may have happened while it waited for that.
+
+        Raises:
+            Recalled: It is to let go of the connection, and to `enter` again.
+        """
+        with self._lock:
+            state = self._table.get(host)
+            recalled = None if state is None else state.recall(self._clock.now(), has_slot)
+        if recalled is not None:
+            raise recalled
 
     def leave(self, host: str, outcome: int | BaseException | None, began: float, latency: float | None) -> None:
         """A request that `enter` let through has ended; called by the same thread. Raises nothing.
@@ -619,30 +711,36 @@ class Hosts:
         if told:
             self._watch.tell("circuit", host, told)
 
-    def heard(self, host: str, head: Head) -> float | None:
-        """Seconds that the host asks to be left alone, from now; it is, from now on, if `Governor.cool_down` is set.
+    def heard(self, host: str, head: Head) -> None:
+        """Leave the host alone for as long as it asks, if `Governor.cool_down` is set.
 
-        To be called for each 413, 429 and 503; besides, for each head that is `metered`, for a host may say that
-        nothing is left of a quota without refusing anything yet. `None` then, and if nothing is asked for.
+        To be called for each response of 429 or 503, before its connection goes back; besides, for each head that is
+        `metered`, for a host may say that nothing is left of a quota without refusing anything yet.
         """
-        refused = head.status in ADVISED
-        field = "Retry-After"
-        seconds = retry_after(head, self._clock.wall()) if refused else None
+        if not self._settings.cool_down or head.status == 413:
+            return
+        field, seconds = "Retry-After", None
+        if head.status in REFUSED:
+            seconds = retry_after(head, self._clock.wall())
         if seconds is None:
             field, seconds = "RateLimit", quota_reset(head)
-        if seconds and self._settings.cool_down and head.status != 413:
-            length = min(seconds, self._settings.cool_down_max)
-            with self._lock:
-                state = self._find(host, make=True)
-                assert state is not None
-                cooled = state.cool(length, self._clock.now())
-            if cooled:
-                self._watch.tell("cooled", host, length, f"{head.status} {field}")
-        return seconds if refused else None
+        if not seconds:
+            return
+        length = min(seconds, self._settings.cool_down_max)
+        with self._lock:
+            state = self._find(host, make=True)
+            assert state is not None
+            cooled = state.cool(length, self._clock.now())
+        if cooled:
+            self._watch.tell("cooled", host, length, f"{head.status} {field}")
 
     def may_retry(self, host: str, ratio: float | None) -> bool:
         """Take one retry out of the host's budget: a share of its requests, and one a second; `None`: no bounds."""
         if ratio is None:
+            with self._lock:
+                state = self._table.get(host)
+                if state is not None and state.budget is not None:
+                    state.budget.owe()
             return True
         with self._lock:
             state = self._find(host, make=True)
@@ -717,7 +815,7 @@ class Hosts:
 
 
 def _refusal(
-    host: str, step: _Step, patience: float, deadline: Deadline, now: float
+    host: str, step: _Step, limit: float, waited: float, deadline: Deadline, now: float
 ) -> CircuitOpenError | CoolDownTimeout | ThrottleTimeout:
     """Why a request does not go."""
     left = step.until - now
@@ -731,9 +829,9 @@ def _refusal(
         text = f"the rate limit of {host} has no place for {seconds(left)}, beyond {deadline.limit}"
         return deadline.blame(ThrottleTimeout(text), now)
     asked = f"{host} asked to be left alone for another {seconds(left)}"
-    if left > patience:
-        return CoolDownTimeout(
-            f"{asked}, longer than it may be waited for (RetryPolicy.retry_after_max={seconds(patience)})", seconds=left
-        )
+    if left > limit - waited:
+        already = f", of which {seconds(waited)} are over" if waited else ""
+        text = f"{asked}, longer than it may be waited for (RetryPolicy.retry_after_max={seconds(limit)}{already})"
+        return CoolDownTimeout(text, seconds=left)
     deadline.enter(step.stage, now)
     return deadline.blame(CoolDownTimeout(f"{asked}, beyond {deadline.limit}", seconds=left), now)

@@ -39,18 +39,19 @@ class Crew:
         # Single dict operations are atomic, with and without a GIL.
         self._shifts: dict[Shift, None] = {}
 
-    def begin(self) -> Shift:
-        """This thread begins an item; it has to `end` that.
+    def shift(self) -> Shift:
+        """One for the item that this thread is about to begin."""
+        return Shift(self._clock.now())
+
+    def begin(self, shift: Shift) -> None:
+        """This thread begins an item; whether or not this raises, it has to `end` that.
 
         Raises:
             Cancelled: `stop` came first.
         """
-        shift = Shift(self._clock.now())
         self._shifts[shift] = None
         if self._is_stopped:  # after becoming visible; see `_stop`
-            self.end(shift)
             raise Cancelled(f"{self._reason} before the item was begun")
-        return shift
 
     def end(self, shift: Shift) -> None:
         """This thread has ended its item, somehow."""

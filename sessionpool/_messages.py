@@ -24,6 +24,7 @@ import charset_normalizer
 from sessionpool import _wire
 from sessionpool._clock import SYSTEM_CLOCK
 from sessionpool._codes import codes
+from sessionpool._governor import advised
 from sessionpool.cookies import CookieJar
 from sessionpool.exceptions import (
     HTTPError,
@@ -598,7 +599,6 @@ class Response:
         status_code: The status, e.g. 404.
         request: The `PreparedRequest` that this answers.
         attempts: Every `Attempt` of the request, where there was a failure and a `RetryPolicy`; else empty.
-        retry_after: Seconds that a response of 429 or 503 asks to wait (`Retry-After`), from when it came; else `None`.
     """
 
     # On the class, so that making one sets only what differs.
@@ -606,7 +606,6 @@ class Response:
     request: PreparedRequest = None  # type: ignore[assignment]
     next: PreparedRequest | None = None
     attempts: Sequence[Attempt] = ()
-    retry_after: float | None = None
     _reply: Reply | None = None
     _raw: Any = None
     _content: bytes | None = None
@@ -885,6 +884,12 @@ class Response:
             yield from lines
         if pending is not None:
             yield from [pending] if delimiter else pending.splitlines()
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds that a response of 413, 429 or 503 asks to wait, from when it came; `None` if it does not."""
+        reply = self._reply
+        return None if reply is None else advised(reply.head, SYSTEM_CLOCK.wall())
 
     def latency(self, asked: float) -> float | None:
         """Seconds to the end of the head, without the wait for a connection; `asked`: when that began."""

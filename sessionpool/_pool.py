@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import attrs
 
-from sessionpool import _gate, _ledger
+from sessionpool import _gate, _governor, _ledger, _proxies
 from sessionpool._clock import NEVER, SYSTEM_CLOCK, Bell, Clock, Deadline
 from sessionpool._config import Governor, Limits, RateLimit, Timeout
 from sessionpool._dump import PoolDump, take
@@ -620,8 +620,9 @@ class SessionPool(Verbs):
 
         def run(item: I) -> R:
             with Naming(item):
-                shift = crew.begin()
+                shift = crew.shift()
                 try:
+                    crew.begin(shift)
                     with self.lease(None if key is None else key(item), fresh=fresh) as session:
                         return function(session, item)
                 finally:
@@ -865,6 +866,8 @@ _LOCKING_FILES: Final = {
     _ledger.__file__,
     concurrent.futures.thread.__file__,
     concurrent.futures._base.__file__,
+    _governor.__file__,  # under its lock others wait while they hold the gate's
+    _proxies.__file__,
 }
 _LOCKING_CODE: Final = {SessionPool.submit.__code__, SessionPool.close.__code__}
 

@@ -109,10 +109,10 @@ def _errors(value: Any) -> Any:
 
 
 def _function(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
-    if value is not None and not callable(value):
+    if value is not None and (not callable(value) or isinstance(value, type)):  # tenacity's classes are called first
         raise ValueError(
-            f"RetryPolicy.{attribute.name} must be called with a RetryCallState, as tenacity's objects are, or be None;"
-            f" got {value!r}"
+            f"RetryPolicy.{attribute.name} must be an object that is called with a RetryCallState, such as tenacity's, "
+            f"or None; got {value!r}"
         )
 
 
@@ -315,11 +315,16 @@ def _outcome(state: RetryCallState) -> Any:
 
 def _asked(state: RetryCallState) -> float | None:
     """Seconds that a response asks to wait."""
-    return getattr(_outcome(state), "retry_after", None)
+    outcome = _outcome(state)
+    return None if isinstance(outcome, BaseException) else outcome.retry_after
 
 
 class _Interrupted(Exception):
     """The pause before another attempt was cut short."""
+
+
+class _TooLate(Exception):
+    """There is no time for the pause any more."""
 
 
 class _NotSentAgain(Exception):
@@ -345,7 +350,7 @@ class Retries:
         self._verdict = ""
         self._last: Response | BaseException | None = None
         self._seen: Response | BaseException | None = None
-        self._state: RetryCallState
+        self._state: RetryCallState | None = None
 
     @property
     def attempts(self) -> tuple[Attempt, ...]:
@@ -397,10 +402,13 @@ class Retries:
             return loop(attempt, self._attempts)
         except _Interrupted:
             return self._end("closed")
+        except _TooLate:
+            return self._end("deadline")
         except _NotSentAgain:
             return self._end("not sent")
         finally:
-            self._state.outcome = None
+            if self._state is not None:  # interrupted before
+                self._state.outcome = None
             self._last = self._seen = None
 
     # --- asked by tenacity, in this order ---
@@ -493,6 +501,8 @@ class Retries:
         self._transport.watch.tell("retrying", self._prepared.method, self._host, last.number, last.reason, seconds)
         now = self._clock.now()
         if self._deadline is not NEVER:
+            if now + seconds >= self._deadline.at:  # the hook, or the body, took what was left
+                raise _TooLate
             self._deadline.enter("backoff", now)
         try:
             self._transport.sleepers.sleep(now + seconds)
@@ -546,7 +556,7 @@ class Retries:
         response = self._last
         assert response is not None
         assert not isinstance(response, BaseException)  # only a response asks
-        response.finish()
+        response.close()  # a stream's body may take longer than there is time
         error = RetryAfterTooLong(
             f"{self._host} asks to wait {seconds(asked)} before {self._what} is sent again "
             f"({response.status_code}, Retry-After), longer than {limit}",

@@ -24,7 +24,7 @@ from sessionpool import _wire
 from sessionpool._clock import NEVER, SYSTEM_CLOCK, Deadline
 from sessionpool._codes import codes
 from sessionpool._config import Limits, Timeout
-from sessionpool._governor import ADVISED
+from sessionpool._governor import Recalled
 from sessionpool._health import BY_HAND, Record
 from sessionpool._messages import (
     REDIRECTS,
@@ -536,7 +536,7 @@ class Session(Verbs):
                     if transport.hosts.watching:
                         response = self._governed(prepared, route, timeout, deadline, stream, policy)
                     else:
-                        response = self._attempt(prepared, route, timeout, deadline, stream)
+                        response = self._attempt(prepared, route, timeout, deadline, stream, policy)
                 except RequestException as error:
                     if policy is None:
                         raise
@@ -779,31 +779,46 @@ class Session(Verbs):
         policy: RetryPolicy | None,
     ) -> Response:
         """One attempt, when the host lets it go; what became of it is told to the governor."""
-        hosts = self._transport.hosts
-        hosts.enter(route.key, _PATIENCE if policy is None else policy.patience, deadline)
-        self._asked = asked = self._transport.clock.now()
-        outcome: int | BaseException | None = None
-        latency = None
-        try:
-            response = self._attempt(prepared, route, timeout, deadline, stream)
-            outcome, latency = response.status_code, response.latency(asked)
-        except RequestException as error:
-            outcome = error
-            raise
-        finally:
-            hosts.leave(route.key, outcome, asked, latency)
-            outcome = None  # an error refers to this frame, and the frame to it
-        return response
+        hosts, clock = self._transport.hosts, self._transport.clock
+        patience = _PATIENCE if policy is None else policy.patience
+        recalled: Recalled | None = None
+        while True:
+            self._asked = asked = clock.now()
+            outcome: int | BaseException | None = None
+            latency = None
+            try:
+                has_slot = hosts.enter(route.key, patience, deadline, recalled)
+                asked = clock.now()
+                response = self._attempt(prepared, route, timeout, deadline, stream, policy, True, has_slot)
+                outcome, latency = response.status_code, response.latency(asked)
+            except Recalled as again:
+                recalled = again
+            except RequestException as error:
+                outcome = error
+                raise
+            else:
+                return response
+            finally:
+                hosts.leave(route.key, outcome, asked, latency)
+                outcome = None  # an error refers to this frame, and the frame to it
 
     def _attempt(
-        self, prepared: PreparedRequest, route: Route, timeout: Timeout, deadline: Deadline, stream: bool
+        self,
+        prepared: PreparedRequest,
+        route: Route,
+        timeout: Timeout,
+        deadline: Deadline,
+        stream: bool,
+        policy: RetryPolicy | None,
+        has_entered: bool = False,
+        has_slot: bool = False,
     ) -> Response:
         """One request, one response; its cookies kept, its body read unless it is to be streamed."""
         transport = self._transport
         watch = transport.watch
         self._asked = asked = transport.clock.now()
         try:
-            reply = transport.send(prepared, route, timeout, deadline, asked)
+            reply = transport.send(prepared, route, timeout, deadline, asked, has_slot)
             try:
                 response = Response(reply, prepared)
                 if reply.head.set_cookie:
@@ -818,6 +833,10 @@ class Session(Verbs):
             except BaseException:
                 reply.close()
                 raise
+        except Recalled:
+            if has_entered:
+                raise
+            return self._governed(prepared, route, timeout, deadline, stream, policy)
         except RequestException as error:
             if error.request is None:
                 error.request = prepared
@@ -837,8 +856,6 @@ class Session(Verbs):
                 watch.responded(prepared.method, route.key, reply.head.status, seconds, reply.sent, reply.received)
             except Exception:  # noqa: BLE001 - whatever a user's code may raise
                 watch.drop()
-        if reply.head.status in ADVISED or reply.head.metered:
-            response.retry_after = transport.hosts.heard(route.key, reply.head)
         return response
 
     def _call_hooks(self, prepared: PreparedRequest, response: Response, timeout: Timeout, stream: bool) -> Response:

@@ -27,7 +27,7 @@ from sessionpool._clock import NEVER, Clock, Deadline
 from sessionpool._config import Governor, Limits, Timeout
 from sessionpool._connection import Connection, Connector, Reply, Route
 from sessionpool._gate import Books, Gate
-from sessionpool._governor import Hosts
+from sessionpool._governor import ADVISED, Hosts, Recalled
 from sessionpool._jobs import outcome
 from sessionpool._ledger import LEASED, Actions, Ledger, Permit, PoolStats
 from sessionpool._observer import Observer, Watch
@@ -131,14 +131,19 @@ class Transport:
         route = self.routes[wanted] = _make_route(*wanted)
         return route
 
-    def send(self, payload: Payload, route: Route, timeout: Timeout, deadline: Deadline, asked: float) -> Reply:
+    def send(
+        self, payload: Payload, route: Route, timeout: Timeout, deadline: Deadline, asked: float, has_slot: bool
+    ) -> Reply:
         """Send one request, which was `asked` for at that instant, and read the head of its response.
 
         A reused connection that dies before a byte of the response came was closed by the server while it lay idle:
         an idempotent, replayable request then goes once more, over a fresh connection (RFC 9112 §9.3.1). So does any
         other if not one byte of it could be written.
 
+        `has_slot`: what `Hosts.enter` said; false if it was not asked.
+
         Raises:
+            Recalled: The host is to be left alone, as it turned out while the permit was waited for.
             PoolError: No permit; see `Gate.acquire`.
             ConnectionError, Timeout: No connection, or no response; see `Connector.connect` and `Connection`.
         """
@@ -147,6 +152,12 @@ class Transport:
         permit: Permit[Connection] = Permit(route.key, route.identity, get_ident())
         try:
             self.gate.acquire(permit, timeout.pool, deadline, asked)
+            if self.hosts.watching:
+                try:
+                    self.hosts.check(route.key, has_slot)
+                except Recalled:
+                    self.gate.release(permit, permit.item)
+                    raise
             watch = self.watch
             if watch.waited is not None:
                 try:
@@ -182,6 +193,9 @@ class Transport:
                         raise ConnectionBroken(f"{broken}; and no fresh connection could be had: {error}") from error
                 else:
                     break
+            if head.status in ADVISED or head.metered:
+                # Before the connection goes back: whoever waits for it is to know.
+                self.hosts.heard(route.key, head)
             return Reply(connection, head, permit, self, self.clock.now() - asked, sent)
         except BaseException:
             try:

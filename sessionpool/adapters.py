@@ -23,7 +23,13 @@ class HTTPAdapter:
         self._is_silent = max_retries is _UNSET
         if isinstance(max_retries, int) and not isinstance(max_retries, bool) and max_retries >= 0:
             max_retries = counted(max_retries)
-        self.max_retries = None if self._is_silent else as_policy(max_retries)
+        try:
+            self.max_retries = None if self._is_silent else as_policy(max_retries)
+        except ValueError:
+            raise ValueError(
+                "max_retries must be a whole number of at least 0, a sessionpool.RetryPolicy, urllib3's Retry or None; "
+                f"got {max_retries!r}"
+            ) from None
 
     def policy(self, otherwise: RetryPolicy | None) -> RetryPolicy | None:
         """What is tried again: by this adapter, `otherwise` if it says nothing."""

@@ -435,6 +435,6 @@ def test_a_host_that_is_held_back_is_told(make_pool: Callable[..., SessionPool],
 
     assert dump.hosts.keys() == {tired.url, sick.url, well.url}
     assert ", 1 pausing" in lines[0]
-    assert f"  host {tired.url}: cools down for another 8.0 s, circuit half-open, held to 5 connections" in lines
-    assert f"  host {sick.url}: circuit open" in lines
+    assert f"  host {tired.url}: cools down for another 8.0 s, circuit half-open, held to 1 connection" in lines
+    assert f"  host {sick.url}: circuit open, held to 1 connection" in lines
     assert f"  host {well.url}: one request every 2 s" in lines

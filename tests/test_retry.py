@@ -40,6 +40,12 @@ class Recorder(Observer):
         self.told.append(("denied", host, reason))
 
 
+class Answered(Response):
+    """Asks to wait as it is told to."""
+
+    retry_after: float | None = None
+
+
 class Script:
     """Attempts that end as they are told to, one after the other."""
 
@@ -76,10 +82,9 @@ class Script:
             raise outcome(f"it was {outcome.__name__}")
         if isinstance(outcome, BaseException):
             raise outcome
-        response = Response()
+        response = Answered()
         response.request = self._prepared
-        response.status_code, asked = outcome if isinstance(outcome, tuple) else (outcome, None)
-        response.retry_after = asked
+        response.status_code, response.retry_after = outcome if isinstance(outcome, tuple) else (outcome, None)
         self.responses.append(response)
         return response
 
@@ -276,8 +281,8 @@ def test_there_are_so_many_attempts_and_no_more(attempts: int) -> None:
 
 def test_the_last_error_has_the_history() -> None:
     """Attempt, outcome, duration and pause of each; and a note in the traceback."""
-    script = Script(STEADY, [503, exceptions.ReadTimeout, exceptions.ConnectError], takes=0.5)
-    with pytest.raises(exceptions.ConnectError, match="it was ConnectError") as raised:
+    script = Script(STEADY, [503, exceptions.ConnectError, exceptions.ReadTimeout], takes=0.5)
+    with pytest.raises(exceptions.ReadTimeout, match="it was ReadTimeout") as raised:
         script.run()
 
     assert raised.value.attempts == (
@@ -285,21 +290,21 @@ def test_the_last_error_has_the_history() -> None:
         Attempt(
             number=2,
             status=None,
-            error=exceptions.ReadTimeout,
-            message="it was ReadTimeout",
+            error=exceptions.ConnectError,
+            message="it was ConnectError",
             seconds=0.5,
             wait=1.0,
         ),
         Attempt(
             number=3,
             status=None,
-            error=exceptions.ConnectError,
-            message="it was ConnectError",
+            error=exceptions.ReadTimeout,
+            message="it was ReadTimeout",
             seconds=0.5,
             verdict="attempts",
         ),
     )
-    assert [attempt.reason for attempt in raised.value.attempts] == ["503", "ReadTimeout", "ConnectError"]
+    assert [attempt.reason for attempt in raised.value.attempts] == ["503", "ConnectError", "ReadTimeout"]
     assert raised.value.__notes__ == [
         "not tried again after attempt 3: these were all that RetryPolicy.attempts allows"
     ]
@@ -320,7 +325,7 @@ def test_a_status_raises_if_that_is_asked_for() -> None:
     """As urllib3's Retry does; the response is at hand."""
     script = Script(RetryPolicy(attempts=2, backoff=0, raise_on_status=True), [503, 503])
     with pytest.raises(
-        exceptions.RetryError, match=r"GET http://example.com/a\S* was answered with 503.* 2 times"
+        exceptions.RetryError, match=r"GET http://example.com/a\S* was answered with 503 and is not sent again"
     ) as raised:
         script.run()
 
@@ -567,17 +572,14 @@ def test_one_policy_serves_many_calls() -> None:
 
 @pytest.mark.parametrize("failure", [503, exceptions.ReadTimeout])
 def test_nobody_pauses_in_a_closed_pool(failure: Outcome) -> None:
-    """The last failure stands."""
+    """The last failure stands; a response is no answer that anybody would go on with, and so an error."""
     script = Script(STEADY, [failure, 200])
     script.transport.close()
-    if isinstance(failure, int):
-        attempts = script.run().attempts
-    else:
-        with pytest.raises(exceptions.ReadTimeout, match="it was ReadTimeout") as raised:
-            script.run()
-        attempts = raised.value.attempts
+    with pytest.raises(RequestException) as raised:
+        script.run()
 
-    assert attempts[-1].verdict == "closed"
+    assert isinstance(raised.value, exceptions.RetryError if isinstance(failure, int) else exceptions.ReadTimeout)
+    assert raised.value.attempts[-1].verdict == "closed"
     assert script.clock.now() == 0.0
     assert len(script.transport.sleepers) == 0
 
@@ -590,11 +592,9 @@ def test_closing_ends_a_pause(failure: Outcome) -> None:
     with in_thread(script.run) as call:
         eventually(lambda: len(script.transport.sleepers) == 1)
         script.transport.close()
-    ended: Any = call.result if call.error is None else call.error
-    attempts = ended.attempts
 
-    assert attempts[-1].verdict == "closed"
-    assert isinstance(call.error, exceptions.ReadTimeout) is not isinstance(failure, int)
+    assert isinstance(call.error, exceptions.RetryError if isinstance(failure, int) else exceptions.ReadTimeout)
+    assert call.error.attempts[-1].verdict == "closed"
     assert len(script.sent) == 1
     assert len(script.transport.sleepers) == 0
 
@@ -687,8 +687,9 @@ def test_urllib3s_allowed_methods_are_kept() -> None:
         ({"errors": (KeyboardInterrupt,)}, "exception classes"),
         ({"methods": "GET"}, "methods such as"),
         ({"budget": -0.1}, "got -0.1"),
-        ({"stop": 3}, "stop must be called with a RetryCallState"),
-        ({"wait": 3}, "wait must be called with a RetryCallState"),
+        ({"stop": 3}, "stop must be an object that is called with"),
+        ({"retry": tenacity.retry_if_exception_type}, "retry must be an object that is called with"),
+        ({"wait": 3}, "wait must be an object that is called with"),
     ],
 )
 def test_a_wrong_setting_is_refused(settings: dict[str, Any], sentence: str) -> None:
@@ -700,7 +701,9 @@ def test_a_wrong_setting_is_refused(settings: dict[str, Any], sentence: str) -> 
 @pytest.mark.parametrize("wrong", [3, True, "3", RetryPolicy, object()])
 def test_only_a_policy_is_one(wrong: Any) -> None:
     """On the pool, on a session, on a call."""
-    with pytest.raises(ValueError, match=r"retry must be a sessionpool.RetryPolicy, urllib3's Retry, or None"):
+    with pytest.raises(
+        ValueError, match=r"retry must be a sessionpool.RetryPolicy, urllib3's Retry \(no subclass, .*\), or None"
+    ):
         SessionPool(retry=wrong)
     with SessionPool() as pool, pool.lease() as session:
         with pytest.raises(ValueError, match="retry must be"):
@@ -748,3 +751,80 @@ def test_what_is_mounted_can_be_asked_for() -> None:
             session.get_adapter("ftp://example.com/")
         with pytest.raises(ValueError, match=r"mount takes a sessionpool\.adapters\.HTTPAdapter; got 3"):
             session.mount("https://", 3)  # type: ignore[arg-type]
+
+
+# --- what the server may have seen ---
+
+
+@pytest.mark.parametrize("seen", [503, exceptions.ReadTimeout])
+@pytest.mark.parametrize(
+    "unsent",
+    [
+        exceptions.ConnectError,
+        exceptions.PoolTimeout,
+        exceptions.PoolClosed,
+        exceptions.CircuitOpenError,
+        exceptions.CoolDownTimeout,
+    ],
+)
+def test_what_was_seen_never_ends_as_not_sent(seen: Outcome, unsent: type[RequestException]) -> None:
+    """Whoever catches `NotSent` sends it again; so the last outcome that the server had a part in is what stands."""
+    script = Script(RetryPolicy(attempts=2, backoff=0, methods=None), [seen, unsent], method="POST")
+    if isinstance(seen, int):
+        attempts = script.run().attempts
+    else:
+        with pytest.raises(exceptions.ReadTimeout) as raised:
+            script.run()
+        attempts = raised.value.attempts
+        assert f"{unsent.__name__}: it was {unsent.__name__}" in raised.value.__notes__[0]
+
+    assert [attempt.reason for attempt in attempts] == [
+        str(seen) if isinstance(seen, int) else "ReadTimeout",
+        unsent.__name__,
+    ]
+
+
+def test_what_was_never_seen_ends_as_not_sent() -> None:
+    """All of its attempts failed before anything was sent."""
+    script = Script(
+        RetryPolicy(backoff=0), [exceptions.ConnectTimeout, exceptions.ConnectError, exceptions.PoolTimeout]
+    )
+    with pytest.raises(exceptions.PoolTimeout):
+        script.run()
+
+
+def test_tenacitys_objects_count_over_redirects_too() -> None:
+    """The state's `attempt_number` is that of the call."""
+    script = Script(RetryPolicy(stop=tenacity.stop_after_attempt(3), backoff=0, budget=None), [])
+    retries = Retries(script.policy, script.transport, NEVER, 0.0)
+
+    def hop(*statuses: int) -> int:
+        script._outcomes = iter(statuses)
+        return retries.settle(script.attempt(), script._prepared, HOST, 0.0, script.attempt).status_code
+
+    assert hop(503, 503, 302) == 302
+    assert hop(503, 302) == 503
+
+
+def test_a_pause_that_no_longer_fits_is_not_made() -> None:
+    """A hook took what was left of the time."""
+    script = Script(
+        RetryPolicy(before_sleep=lambda _: script.clock.advance(1.5), wait=tenacity.wait_fixed(1)), [503, 200], total=2
+    )
+
+    assert script.run().attempts[-1].verdict == "deadline"
+    assert script.clock.now() == 1.5
+
+
+@pytest.mark.parametrize("pause", [None, "1", float("nan"), -1])
+def test_a_wait_that_is_no_time_is_told(pause: Any) -> None:
+    """With its name and what it returned."""
+    script = Script(RetryPolicy(wait=lambda _: pause), [503, 200])
+    with pytest.raises(ValueError, match=r"RetryPolicy\.wait must return seconds, .* it returned"):
+        script.run()
+
+
+def test_policies_pickle() -> None:
+    """urllib3's and requests' too."""
+    for policy in (RetryPolicy(), as_policy(urllib3.Retry(total=3)), HTTPAdapter(max_retries=3).max_retries):
+        assert pickle.loads(pickle.dumps(policy)) == policy

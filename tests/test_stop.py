@@ -80,9 +80,10 @@ def test_a_crew_stops_who_is_at_work() -> None:
     stopped = Stopped()
     seen = list[Shift | None]()
     crew = a_crew(stopped, lambda: seen.append(stopped.shift_of(get_ident())))
-    ended = crew.begin()
+    ended, shift = crew.shift(), crew.shift()
+    crew.begin(ended)
     crew.end(ended)
-    shift = crew.begin()
+    crew.begin(shift)
     crew.stop()
 
     assert seen == [shift]
@@ -99,8 +100,10 @@ def test_a_crew_that_is_stopped_begins_nothing() -> None:
     stopped = Stopped()
     crew = a_crew(stopped)
     crew.stop()
+    shift = crew.shift()
     with pytest.raises(Cancelled, match=f"{REASON} before the item was begun"):
-        crew.begin()
+        crew.begin(shift)
+    crew.end(shift)
 
     assert not stopped
     assert not crew._shifts

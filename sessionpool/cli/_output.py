@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import attrs
 
+from sessionpool import RetryPolicy
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -70,6 +72,11 @@ class Page:
     def has_failed(self) -> bool:
         """No complete answer came, or one that says that there is no such page."""
         return self.error is not None or self.status is None or self.status >= 400
+
+    @property
+    def is_unfinished(self) -> bool:
+        """No complete answer came, or one that asks to come again (429, 502, 503, 504)."""
+        return self.error is not None or self.status in RetryPolicy().statuses
 
     def line(self) -> bytes:
         """As written, its end included."""
@@ -191,7 +198,7 @@ def _take_up(path: Path, take: Callable[[Page], None] | None) -> None:
             except ValueError:
                 raise Unusable(f"cannot go on from {path}: its line {number} was not written by this command") from None
             end += len(line)
-            if page.error is not None:
+            if page.is_unfinished:
                 failed += 1
             elif take is not None:
                 take(page)
@@ -207,7 +214,7 @@ def _drop_failed(path: Path, end: int) -> None:
     with path.open("rb") as old, kept.open("wb") as new:
         while old.tell() < end:
             line = old.readline()
-            if Page.from_line(line).error is None:
+            if not Page.from_line(line).is_unfinished:
                 new.write(line)
         new.flush()
         os.fsync(new.fileno())

@@ -165,7 +165,8 @@ def add_options(parser: argparse.ArgumentParser, agent: str) -> None:
     how.add_argument(
         "--resume",
         action="store_true",
-        help="go on from FILE: what it has is not fetched again, unless it failed without a complete answer",
+        help="go on from FILE: what it has is not fetched again, unless there was no complete answer, or one that "
+        "asks to come again (429, 502, 503, 504)",
     )
     how.add_argument("--force", action="store_true", help="replace FILE if it exists")
 
@@ -228,7 +229,8 @@ def _pool(name: str, args: argparse.Namespace, waits: Waits) -> SessionPool:
         name=name,
         limits=Limits(per_host=args.per_host, total=max(100, args.per_host)),
         timeout=_timeout(args, 0.0),
-        retry=RetryPolicy(attempts=1 + args.retries, retry_after_max=_PATIENCE),
+        # No budget: a page that is given up is a page that is missing, and the host sets the pace by its cool-down.
+        retry=RetryPolicy(attempts=1 + args.retries, retry_after_max=_PATIENCE, budget=None),
         governor=Governor(
             rate=None if args.rate is None else RateLimit(rate=args.rate),
             throttle=AutoThrottle(most=_MOST_THROTTLED) if args.throttle else None,
@@ -358,15 +360,15 @@ def _seconds(text: str) -> float:
 
 
 def _rate(text: str) -> float:
-    return _above_0(text, "a number of requests per second above 0")
+    return _above_0(text, "a number of requests per second, at least 0.000001", least=1e-6)
 
 
-def _above_0(text: str, meant: str) -> float:
+def _above_0(text: str, meant: str, least: float = 0.0) -> float:
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 < value < math.inf:
+    if not 0 < value < math.inf or value < least:
         raise argparse.ArgumentTypeError(f"{text!r} is not {meant}")
     return value
 

@@ -312,10 +312,10 @@ def test_a_bad_proxy_is_taken_out_and_comes_back(
     pool = make_pool(proxies=rotation, verify=ca_file, clock=clock)
     ask(pool, "ada", f"{secure.url}/login")
     pool.refresh()  # else it would go on over the tunnel that it has
-    bad._refusal = 503
+    bad._refusal = 407
     with pool.lease("ada") as session:
         for _ in range(2):
-            with pytest.raises(exceptions.ProxyError, match="503"):
+            with pytest.raises(exceptions.ProxyError, match="407"):
                 session.get(secure.url)
         assert session.get(secure.url).json()["cookies"] == {"who": "ada"}
     for key in ("eve", "bob"):
@@ -330,6 +330,22 @@ def test_a_bad_proxy_is_taken_out_and_comes_back(
     for key in ("cat", "dan"):
         assert ask(pool, key, secure.url) == 200
     assert (len(bad.seen), len(good.seen)) == (4, 5)
+
+
+def test_a_host_that_is_down_takes_no_proxy_out(
+    proxies: list[Proxy], secure: EchoServer, ca_file: str, make_pool: Callable[..., SessionPool]
+) -> None:
+    """A proxy that answers 502 to CONNECT works, and says that the host does not (RFC 9110 §15.6.3)."""
+    proxy = proxies[0]
+    pool = make_pool(proxies=ProxyRotation([proxy.url], max_failures=2), verify=ca_file)
+    proxy._refusal = 502
+    for _ in range(5):
+        with pytest.raises(exceptions.ProxyError, match="502") as raised:
+            ask(pool, "ada", secure.url)
+        assert raised.value.status == 502
+    proxy._refusal = None
+
+    assert ask(pool, "ada", secure.url) == 200
 
 
 def test_a_proxy_that_is_not_there_is_taken_out(
