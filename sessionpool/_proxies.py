@@ -49,9 +49,9 @@ class ProxyRotation:
     session's, because many a proxy chooses its exit by the connection. What `proxies=` of a call or `Session.proxies`
     say goes first; the environment's proxies do not count.
 
-    A proxy that lets nobody through (`ProxyError`, `ConnectTimeout`, status 407) so many times in a row, retries counted, is left alone
-    for a while, and its sessions take another with their next request. When none is left, requests raise `ProxyError`.
-    One that answers, and be it that a host cannot be reached (502 to CONNECT), works.
+    A proxy that lets nobody through (`ProxyError`, `ConnectTimeout`, status 407) so many times in a row, retries
+    counted, is left alone for a while, and its sessions take another with their next request. When none is left,
+    requests raise `ProxyError`. One that answers, and be it that a host cannot be reached (502 to CONNECT), works.
 
     Args:
         proxies: URLs, which may hold user and password; for "tiered" a list of lists of URLs, the cheapest first.
