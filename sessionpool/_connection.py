@@ -556,7 +556,9 @@ class Releasable(Protocol):
 class Owner(Protocol):
     """Who lent the connection and takes it back."""
 
-    def take_back(self, permit: Permit[Connection], connection: Connection, head: Head, *, complete: bool) -> None: ...
+    def take_back(
+        self, permit: Permit[Connection], connection: Connection, head: Head, *, complete: bool, received: int
+    ) -> None: ...
     def reclaim(self, permit: Permit[Connection], connection: Connection) -> None: ...
 
 
@@ -753,7 +755,7 @@ class Reply:
         if owner is not None:
             self.complete = complete
             try:
-                owner.take_back(self._permit, self._connection, self.head, complete=complete)
+                owner.take_back(self._permit, self._connection, self.head, complete=complete, received=self.received)
             except BaseException:  # Ctrl-C on the way; giving back twice is harmless, not at all is not
                 owner.reclaim(self._permit, self._connection)
                 raise

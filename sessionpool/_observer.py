@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Hashable
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from sessionpool.metrics import Meter
 
 _log = logging.getLogger("sessionpool")
 
@@ -86,16 +89,21 @@ class Observer:
 
 
 class Watch:
-    """An observer's methods, and what to do when one raises. Thread-safe.
+    """Who is told of events, and what to do when one raises: a user's observer, and the metrics. Thread-safe.
 
     Attributes:
-        waited, connected, closed, responded, failed, leaked, retrying, denied, cooled, throttled, circuit, retired: The
-            observer's; `None` for those it does not override, for
-            all without an observer, and for all once one has raised: whoever has something to tell looks first,
-            because not to call costs least, and calls `drop` when the call raises.
+        waited, connected, ... (all of the `Observer`'s): What to call with the event: the method of the one that has
+            it, or one that calls both; `None` if neither has. Whoever has something to tell looks first, because not
+            to call costs least, and calls `drop` when the call raises.
+
+        meter: The metrics, or `None`: also for what is no event, or too frequent to be told to them as one.
+
+    Args:
+        observer: A user's; dropped once it has raised.
+        meter: The metrics, which do not raise. Told first, so that an observer that does keeps nothing from them.
     """
 
-    __slots__ = ("_observers", *_EVENTS)
+    __slots__ = ("_observers", "meter", *_EVENTS)
 
     waited: Event
     connected: Event
@@ -110,15 +118,16 @@ class Watch:
     circuit: Event
     retired: Event
 
-    def __init__(self, observer: Observer | None) -> None:
+    def __init__(self, observer: Observer | None, meter: Meter | None = None) -> None:
         self._observers = [] if observer is None else [observer]
+        self.meter = meter
         for event in _EVENTS:
-            setattr(self, event, self._find(event))
+            setattr(self, event, _both(_find(meter, event), _find(observer, event)))
 
     def drop(self) -> None:
         """The observer raised: log that, and call it no more, so that it costs one log line and not one per request."""
         for event in _EVENTS:
-            setattr(self, event, None)
+            setattr(self, event, _find(self.meter, event))
         with contextlib.suppress(IndexError):  # another thread was quicker; pop() is atomic, with and without a GIL
             _log.exception("observer %r raised and is dropped", self._observers.pop())
 
@@ -131,7 +140,20 @@ class Watch:
             except Exception:  # noqa: BLE001 - whatever a user's code may raise
                 self.drop()
 
-    def _find(self, event: str) -> Event:
-        method: Event = getattr(self._observers[0], event, None) if self._observers else None
-        own = getattr(method, "__func__", None) is not getattr(Observer, event)
-        return method if own else None
+
+def _find(listener: object, event: str) -> Event:
+    """What a listener does itself when it is told of this event."""
+    method: Event = getattr(listener, event, None)
+    own = getattr(method, "__func__", None) is not getattr(Observer, event)
+    return method if own else None
+
+
+def _both(first: Event, second: Event) -> Event:
+    if first is None or second is None:
+        return first or second
+
+    def both(*arguments: object) -> None:
+        first(*arguments)
+        second(*arguments)
+
+    return both

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import attrs
 
-from sessionpool import _gate, _governor, _ledger, _proxies
+from sessionpool import _gate, _governor, _ledger, _proxies, metrics
 from sessionpool._clock import NEVER, SYSTEM_CLOCK, Bell, Clock, Deadline
 from sessionpool._config import Governor, Limits, RateLimit, Timeout
 from sessionpool._dump import PoolDump, take
@@ -34,6 +34,7 @@ from sessionpool._retry import RetryPolicy
 from sessionpool._session import NOBODY, UNSET, Defaults, Session, Verbs
 from sessionpool._transport import Transport
 from sessionpool.exceptions import IdentityRetiredError, LeaseReleasedError, PoolClosed
+from sessionpool.metrics import Meter, Metrics, Reading
 
 if TYPE_CHECKING:
     import ssl
@@ -47,6 +48,7 @@ R = TypeVar("R")
 I = TypeVar("I")  # noqa: E741 - an item
 
 DEFAULT_RETRY: Final = RetryPolicy()
+DEFAULT_METRICS: Final = Metrics()
 
 
 @attrs.frozen
@@ -168,7 +170,7 @@ class Lease:
         if hold is not None:
             hold.depth -= 1
             if not hold.depth:
-                hold.pool._end(hold, lost=True)
+                hold.pool._end(hold, lost="dropped")
 
     def unbind(self) -> None:
         """From now on the lease lasts as long as a response, which any thread may have, not as long as its thread."""
@@ -252,6 +254,7 @@ class SessionPool(Verbs):
         retry: Which failures are tried again: a `RetryPolicy`, or `None` for none.
         governor: How hosts are protected: a `Governor`.
         observer: Told what happens.
+        metrics: What Prometheus gets to see, `Metrics()` by default; `None`: nothing is counted.
         health: When sessions are worn out and retired; `None`: only by hand, with `Session.retire` and `mark_bad`.
         workers: Threads for `submit`, and for `map` unless it names another number.
         clock: Source of time; for tests.
@@ -271,6 +274,7 @@ class SessionPool(Verbs):
         retry: Any = DEFAULT_RETRY,
         governor: Governor | None = None,
         observer: Observer | None = None,
+        metrics: Metrics | None = DEFAULT_METRICS,
         health: Health | None = None,
         leak_threshold: float | None = None,
         workers: int = 32,
@@ -318,7 +322,10 @@ class SessionPool(Verbs):
         self._defaults = (
             attrs.evolve(defaults, environment_proxies=EVERYWHERE) if self._rotation is not None else defaults
         )
-        self._transport = Transport(name, self.limits, clock, observer, governor or Governor())
+        if metrics is not None and not isinstance(metrics, Metrics):
+            raise ValueError(f"metrics must be a sessionpool.metrics.Metrics, or None for none; got {metrics!r}")
+        self._meter = None if metrics is None else Meter(name, metrics, weakref.WeakMethod(self._read))
+        self._transport = Transport(name, self.limits, clock, observer, governor or Governor(), self._meter)
         seats: Ledger[_Seat] = Ledger(lambda _: 1, self.limits.sessions or math.inf)
         self._seats: Gate[_Seat] = Gate(
             seats,
@@ -335,7 +342,8 @@ class SessionPool(Verbs):
         # is taken for every pool.get().
         self._holds: dict[Hold, None] = {}
         self._handing = threading.Lock()  # a lease that is taken over must not end with its former thread meanwhile
-        self._lost: list[None] = []  # one for each lease that was reclaimed: finalizers can append, and cannot count
+        # Why, for each lease that was reclaimed: finalizers can append, and cannot count.
+        self._lost: list[str] = []
         self._process = os.getpid()
         self._closed = False
         self._returned = Bell()  # a lease was given back while close() waits
@@ -343,6 +351,8 @@ class SessionPool(Verbs):
         self._executor_lock = threading.Lock()
         self._leak_threshold = leak_threshold
         self._leaks = self._watch_leaks()
+        if self._meter is not None:
+            self._meter.begin()
         _pools.add(self)
 
     def __repr__(self) -> str:
@@ -388,6 +398,7 @@ class SessionPool(Verbs):
         thread = here.thread
         lease = Lease()
         permit: Permit[_Seat] | None = None
+        asked = 0.0
         if key is not None:
             if fresh:
                 raise ValueError("a lease is either of an identity (key) or fresh, not both")
@@ -406,7 +417,8 @@ class SessionPool(Verbs):
         try:
             if permit is not None:
                 seconds = self._defaults.timeout.pool if timeout is UNSET else timeout
-                self._seats.acquire(permit, seconds, here.deadline)
+                asked = self.clock.now()
+                self._seats.acquire(permit, seconds, here.deadline, asked)
             if key is not None:
                 session = self._identities.get(key)
                 if session is None or (session.health is not None and self._is_retired(session.health, key)):
@@ -434,14 +446,18 @@ class SessionPool(Verbs):
             hold.depth = 1
             lease._hold = hold
             lease.session = session
-        except BaseException:
+        except BaseException as error:
             if hold is not None:
                 hold.depth = 0
                 self._holds[hold] = None  # it may not have got there
-                self._end(hold)
+                self._let_go(hold, waits=True)
             elif permit is not None:
                 self._seats.release(permit)
+            if self._meter is not None:
+                self._meter.refused(error)
             raise
+        if permit is not None and self._meter is not None:
+            self._meter.seated(hold.since - asked)
         return lease
 
     def forget(self, key: Hashable) -> None:
@@ -475,19 +491,24 @@ class SessionPool(Verbs):
             for hold in list(self._holds):
                 if hold.thread is thread and hold.bound:
                     hold.depth = 0
-                    self._end(hold, lost=True)
+                    self._end(hold, lost="thread ended")
 
-    def _end(self, hold: Hold, *, lost: bool = False) -> None:
-        """The last lease of a hold has ended. `lost`: it was dropped, or its thread has ended; this is a finalizer."""
+    def _end(self, hold: Hold, *, lost: str = "") -> None:
+        """The last lease of a hold has ended. `lost`: how, if it was not released; this is a finalizer then."""
         if hold not in self._holds:
             return  # released by one thread when the one that held it had ended
         if lost and self._process != os.getpid():
             return  # Python drops what other threads had before it calls `_restart`, which knows better what to do
         if lost:
-            self._lost.append(None)
+            self._lost.append(lost)
             if self._leaks is not None:
                 self._leaks.lose(hold)
         self._let_go(hold, waits=not lost)
+        meter = self._meter
+        if meter is not None and not lost:
+            meter.note_held(self.clock.now() - hold.since)
+            if len(meter.leases) > meter.full:
+                meter.fold()
 
     def _let_go(self, hold: Hold, *, waits: bool) -> None:
         """Give back what a hold holds; with `waits=False` without waiting for a lock or calling a user's code."""
@@ -679,6 +700,19 @@ class SessionPool(Verbs):
         """The counts of this moment."""
         return self._with_ours(self._transport.stats())
 
+    def _read(self) -> Reading:
+        """What the metrics look at when they are asked for."""
+        lost = list(self._lost)
+        identities = sum(hold.key is not None for hold in list(self._holds))
+        return Reading(
+            stats=self.stats(),
+            lease_waiters=self._seats.stats().waiting,
+            idle_sessions=max(len(self._identities) - identities, 0),
+            reclaimed={reason: lost.count(reason) for reason in ("dropped", "thread ended")},
+            dropped=len(self._transport.dropped),
+            hosts=self._transport.hosts.books(self.clock.now()),
+        )
+
     def dump(self) -> PoolDump:
         """Every lease, waiter and connection with its age and thread, for people: `print(pool.dump())`.
 
@@ -803,6 +837,8 @@ class SessionPool(Verbs):
             self._returned.release()  # for another thread that closes: it may have been woken by nothing but this
             # What is in use now is used by whoever kept a lease, or by a fork, which has none.
             cut = self._transport.cut(f"pool {self.name!r} was closed")
+            if self._meter is not None:
+                self._meter.end()
         return CloseReport(
             waiters=len(seats.wake) + len(connections.wake),
             idle=len(connections.close),
@@ -834,6 +870,8 @@ class SessionPool(Verbs):
         self._handing = threading.Lock()
         self._returned = Bell()
         self._leaks = self._watch_leaks()
+        if self._meter is not None:
+            self._meter.restart()
 
     def _watch_leaks(self) -> LeakWatch | None:
         if self._leak_threshold is None:
@@ -868,6 +906,7 @@ _LOCKING_FILES: Final = {
     concurrent.futures._base.__file__,
     _governor.__file__,  # under its lock others wait while they hold the gate's
     _proxies.__file__,
+    metrics.__file__,
 }
 _LOCKING_CODE: Final = {SessionPool.submit.__code__, SessionPool.close.__code__}
 

@@ -230,6 +230,7 @@ class Session(Verbs):
         "_claims",
         "_cookies",
         "_defaults",
+        "_ended",
         "_headers",
         "_hooks",
         "_owns_transport",
@@ -276,6 +277,7 @@ class Session(Verbs):
         self._retry = defaults.retry
         self._adapters: dict[str, HTTPAdapter] | None = None
         self._asked = 0.0  # when the latest attempt began
+        self._ended = 0.0  # when it ended, for the metrics
         # The defaults' own, until somebody looks at them and may change them.
         self._headers = defaults.headers
         self._params = defaults.params
@@ -510,6 +512,9 @@ class Session(Verbs):
         caller = get_ident()
         claimed = self.owner != caller and self._claim(caller)
         transport = self._transport
+        meter = transport.watch.meter
+        began = 0.0 if meter is None else transport.clock.now()
+        route: Route | None = None
         try:
             if timeout is None:
                 timeout = self.timeout
@@ -526,6 +531,7 @@ class Session(Verbs):
             if cert is None:
                 cert = self.cert
             prepared = self._prepare(method, url, params, data, headers, cookies, files, auth, hooks, json)
+            method = prepared.method
             is_own = retry is UNSET and self._adapters is None
             policy = self._retry if is_own else self._policy(prepared.url, retry)
             retries: Retries | None = None
@@ -555,11 +561,11 @@ class Session(Verbs):
                 if retries is not None:
                     response.attempts = retries.attempts
                 if response.status_code not in REDIRECTS or not response.location:
-                    return response
+                    break
                 if not allow_redirects:
                     with contextlib.suppress(RequestException):  # it may lead anywhere; nobody asked to go
                         response.next = self._follow(prepared, response, cookies)
-                    return response
+                    break
                 following = self._leave(prepared, response, cookies, len(history))
                 history.append(response)
                 if not _is_same_place(prepared.target, following.target):
@@ -567,9 +573,18 @@ class Session(Verbs):
                 prepared = following
                 if not is_own and policy is not (policy := self._policy(prepared.url, retry)):
                     retries = None
+        except BaseException as error:
+            if meter is not None:
+                meter.raised(method, "" if route is None else route.key, error, transport.clock.now() - began)
+            raise
         finally:
             if claimed:
                 self._claims.clear()
+        if meter is not None:
+            meter.note_call((method, response.status_code, self._ended - began))
+            if len(meter.calls) > meter.full:
+                meter.fold()
+        return response
 
     def fork(self) -> Session:
         """A session of no lease, over the same connections, that starts with copies of this one's state.
@@ -850,6 +865,10 @@ class Session(Verbs):
             raise
         if self.health is not None:
             self._heed(self.health, route, reply.head.status)
+        meter = watch.meter
+        if meter is not None:
+            self._ended = ended = transport.clock.now()
+            meter.note_attempt((route.key, ended - asked, reply.sent, reply.received))
         if watch.responded is not None:
             seconds = transport.clock.now() - asked
             try:

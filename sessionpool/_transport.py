@@ -21,7 +21,7 @@ import weakref
 from collections.abc import Hashable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import get_ident
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sessionpool._clock import NEVER, Clock, Deadline
 from sessionpool._config import Governor, Limits, Timeout
@@ -44,6 +44,9 @@ from sessionpool.exceptions import (
     NotSent,
     PoolClosed,
 )
+
+if TYPE_CHECKING:
+    from sessionpool.metrics import Meter
 
 UNGOVERNED = Governor(cool_down=False)
 MAX_ROUTES = 16384  # a crawler's hosts are many; 200 bytes each, and a route is soon made again
@@ -73,6 +76,8 @@ class Transport:
         sleepers: Threads that pause, holding nothing.
         hosts: What is known of each host, and when it may be asked next.
         stopped: Threads that get nothing more here; `rouse` wakes those of them that are blocked.
+        dropped: One for each connection that was closed because its stream was dropped unread: finalizers can append,
+            and cannot count.
     """
 
     def __init__(
@@ -82,11 +87,12 @@ class Transport:
         clock: Clock,
         observer: Observer | None = None,
         governor: Governor = UNGOVERNED,
+        meter: Meter | None = None,
     ) -> None:
         self.name = name
         self.limits = limits
         self.clock = clock
-        self.watch = Watch(observer)
+        self.watch = Watch(observer, meter)
         self.stopped = Stopped()
         self.sleepers = Sleepers(clock, self.stopped)
         self.hosts = Hosts(governor, clock, self.sleepers, self.watch, self._relimit)
@@ -97,6 +103,7 @@ class Transport:
         # of a change. Single dict operations are atomic, with and without a GIL.
         self._connections: dict[Connection, None] = {}
         self.routes: dict[object, Route] = {}
+        self.dropped: list[None] = []
         ledger: Ledger[Connection] = Ledger(
             self._limit_for, limits.total, max_waiting=limits.waiting, max_idle=limits.idle
         )
@@ -159,6 +166,9 @@ class Transport:
                     self.gate.release(permit, permit.item)
                     raise
             watch = self.watch
+            meter = watch.meter
+            if meter is not None:
+                meter.note_wait((route.key, 0.0 if permit.baton is None else self.clock.now() - asked))
             if watch.waited is not None:
                 try:
                     watch.waited(route.key, self.clock.now() - asked)
@@ -209,17 +219,24 @@ class Transport:
                 raise
             raise
 
-    def take_back(self, permit: Permit[Connection], connection: Connection, head: Head, *, complete: bool) -> None:
-        """A reply's body has ended, at its end or before."""
+    def take_back(
+        self, permit: Permit[Connection], connection: Connection, head: Head, *, complete: bool, received: int
+    ) -> None:
+        """A reply's body has ended, at its end or before, after so many bytes."""
+        is_stream = not permit.bound
         now = self.clock.now()
         if complete and connection.rest(head, now):
             self.gate.release(permit, connection, now)
         else:
             self.close_connection(connection, "finished" if complete else "broken")
             self.gate.release(permit)
+        if is_stream and self.watch.meter is not None:
+            self.watch.meter.streamed(connection.host, received)
 
     def reclaim(self, permit: Permit[Connection], connection: Connection) -> None:
         """A reply was dropped unread; called by the collector, so no lock is waited for and no user's code called."""
+        if connection in self._connections:
+            self.dropped.append(None)
         self._connections.pop(connection, None)
         connection.close()
         self.gate.abandon(permit)

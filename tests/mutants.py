@@ -363,14 +363,14 @@ MUTANTS: Final = (
     Mutant(
         "what the server may have seen goes again only if twice does no harm",
         "_retry.py",
-        """is_safe or self.methods is None or prepared.method in self.methods""",
-        """True""",
+        """is_safe = self.methods is None or prepared.method in self.methods""",
+        """is_safe = True""",
         RETRY,
     ),
     Mutant(
         "a body that can be read once is sent once",
         "_retry.py",
-        """return "" if prepared.is_replayable or is_safe else "body\"""",
+        """return "" if prepared.is_replayable else "body\"""",
         """return \"\"""",
         RETRY,
     ),
@@ -394,8 +394,8 @@ MUTANTS: Final = (
     Mutant(
         "no pause outlasts the deadline",
         "_retry.py",
-        """elif self._clock.now() + pause >= self._deadline.at:""",
-        """elif self._clock.now() >= self._deadline.at:""",
+        """elif (now := self._clock.now()) + pause >= self._deadline.at:""",
+        """elif (now := self._clock.now()) >= self._deadline.at:""",
         RETRY,
     ),
     Mutant(
@@ -437,19 +437,20 @@ MUTANTS: Final = (
     Mutant(
         "a rate is reserved, not looked at",
         "_governor.py",
-        """            for pace in paces:
-                pace.take(slot)
+        """        for schedule in schedules:
+            schedule.take(slot)
 """,
-        "",
+        """        pass
+""",
         GOVERNOR,
     ),
     Mutant(
         "a retry is taken from the budget",
         "_governor.py",
         """        self._retries.add(now)
-        self._owed += 1
+        self.owe()
 """,
-        """        self._owed += 1
+        """        self.owe()
 """,
         GOVERNOR,
     ),
@@ -463,12 +464,30 @@ MUTANTS: Final = (
     Mutant(
         "a host that is back is not overrun",
         "_governor.py",
-        """            self.ceiling.start_slowly()
+        """            self.ceiling.start_slowly()  # now, when nothing goes, and not when it closes and everybody comes
             return told, True
 """,
         """            return told, False
 """,
         GOVERNOR,
+    ),
+    Mutant(
+        "who waits for a connection is looked at again before it is sent",
+        "_governor.py",
+        """        if recalled is not None:
+            raise recalled
+""",
+        "",
+        GOVERNOR + ("tests/with_server/test_storms.py",),
+    ),
+    Mutant(
+        "what the server may have seen never ends as NotSent",
+        "_retry.py",
+        """        if isinstance(outcome, NotSent) and self._seen is not None:
+            # Whoever""",
+        """        if False:
+            # Whoever""",
+        RETRY,
     ),
     Mutant(
         "the table of hosts is bounded",

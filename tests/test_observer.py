@@ -90,7 +90,7 @@ def tell(watch: Watch, event: str) -> None:
 def test_every_event_can_be_told() -> None:
     """The events are the observer's public methods, all of them."""
     assert {name for name, _ in inspect.getmembers(Observer, inspect.isfunction)} == set(EVENTS)
-    assert set(Watch.__slots__) == {*EVENTS, "_observers"}
+    assert set(Watch.__slots__) == {*EVENTS, "_observers", "meter"}
 
 
 @pytest.mark.parametrize("event", EVENTS)
