@@ -478,7 +478,7 @@ MUTANTS: Final = (
             raise recalled
 """,
         "",
-        GOVERNOR + ("tests/with_server/test_storms.py",),
+        (*GOVERNOR, "tests/with_server/test_storms.py"),
     ),
     Mutant(
         "what the server may have seen never ends as NotSent",

@@ -1,0 +1,1 @@
+"""What Grafana and Prometheus need to show and watch the pools: see README.md beside this file."""
