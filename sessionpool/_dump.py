@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from sessionpool._connection import Connection
     from sessionpool._gate import Books
     from sessionpool._governor import HostState
@@ -144,7 +147,7 @@ def take(
 ) -> PoolDump:
     """The dump of a pool from its counts, its two gates' books and what is held."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
-    frames = sys._current_frames()
+    frames = _frames()
     now = connections.now
 
     def who(ident: int | None) -> tuple[str, int | None, str]:
@@ -195,6 +198,18 @@ def _restraints(state: HostState) -> list[str]:
     if state.interval:
         found.append(f"one request every {state.interval:.3g} s")
     return found
+
+
+def _frames() -> Mapping[int, FrameType]:
+    """Where each thread is, by its ident."""
+    # Python 3.11 takes a lock for this that the collector needs too, and may run the collector meanwhile: for ever.
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        return sys._current_frames()
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _place(frame: Any) -> str:
