@@ -89,13 +89,12 @@ class Observer:
 
 
 class Watch:
-    """Who is told of events, and what to do when one raises: a user's observer, and the metrics. Thread-safe.
+    """Who is told of events, and what to do when one raises: observer, metrics, recorders. Thread-safe.
 
     Attributes:
         waited, connected, ... (all of the `Observer`'s): What to call with the event: the method of the one that has
-            it, or one that calls both; `None` if neither has. Whoever has something to tell looks first, because not
-            to call costs least, and calls `drop` when the call raises.
-
+            it, or one that calls all who have; `None` if nobody has. Whoever has something to tell looks first, because
+            not to call costs least, and calls `drop` when the call raises.
         meter: The metrics, or `None`: also for what is no event, or too frequent to be told to them as one.
 
     Args:
@@ -103,7 +102,7 @@ class Watch:
         meter: The metrics, which do not raise. Told first, so that an observer that does keeps nothing from them.
     """
 
-    __slots__ = ("_observers", "meter", *_EVENTS)
+    __slots__ = ("_observers", "_recorders", "meter", *_EVENTS)
 
     waited: Event
     connected: Event
@@ -119,17 +118,30 @@ class Watch:
     retired: Event
 
     def __init__(self, observer: Observer | None, meter: Meter | None = None) -> None:
-        self._observers = [] if observer is None else [observer]
         self.meter = meter
-        for event in _EVENTS:
-            setattr(self, event, _both(_find(meter, event), _find(observer, event)))
+        self._observers = [] if observer is None else [observer]
+        self._recorders: list[object] = [] if meter is None else [meter]
+        self._bind()
+
+    def join(self, recorder: object) -> None:
+        """Tell this one too, which has methods of an `Observer`'s and never raises."""
+        self._recorders.append(recorder)
+        self._bind()
+
+    def leave(self, recorder: object) -> None:
+        """Tell this one no more."""
+        with contextlib.suppress(ValueError):  # it has left
+            self._recorders.remove(recorder)
+        self._bind()
 
     def drop(self) -> None:
         """The observer raised: log that, and call it no more, so that it costs one log line and not one per request."""
-        for event in _EVENTS:
-            setattr(self, event, _find(self.meter, event))
+        gone = None
         with contextlib.suppress(IndexError):  # another thread was quicker; pop() is atomic, with and without a GIL
-            _log.exception("observer %r raised and is dropped", self._observers.pop())
+            gone = self._observers.pop()
+        self._bind()
+        if gone is not None:
+            _log.exception("observer %r raised and is dropped", gone)
 
     def tell(self, event: str, *arguments: object) -> None:
         """Call the observer's method, if it has one; for what happens so seldom that the looking costs nothing."""
@@ -139,6 +151,18 @@ class Watch:
                 method(*arguments)
             except Exception:  # noqa: BLE001 - whatever a user's code may raise
                 self.drop()
+
+    def _bind(self) -> None:
+        """Find whom to call. Again if somebody came or went meanwhile: a lock could be taken when a process forks."""
+        while True:
+            recorders, observers = list(self._recorders), list(self._observers)
+            for event in _EVENTS:
+                method: Event = None
+                for listener in (*recorders, *observers):  # so an observer that raises keeps nothing from the others
+                    method = _both(method, _find(listener, event))
+                setattr(self, event, method)
+            if (recorders, observers) == (self._recorders, self._observers):
+                return
 
 
 def _find(listener: object, event: str) -> Event:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from sessionpool._messages import Response
     from sessionpool._observer import Observer
+    from sessionpool.ops import OpsServer
 
 R = TypeVar("R")
 I = TypeVar("I")  # noqa: E741 - an item
@@ -736,6 +737,45 @@ class SessionPool(Verbs):
             sessions=len(self._holds),
             reclaimed=len(self._lost),
             sleeping=len(self._transport.sleepers),
+        )
+
+    def serve(
+        self,
+        port: int,
+        host: str = "127.0.0.1",
+        *,
+        names: Iterable[str] = (),
+        auth: tuple[str, str] | None = None,
+        tls: ssl.SSLContext | tuple[str, str] | None = None,
+    ) -> OpsServer:
+        """Serve the operations endpoint: a status page, /metrics, /stats.json, /healthz and /readyz; nothing to change.
+
+        It tells hosts, names of identities and threads, and places in the code; no queries, headers or cookies. Rates,
+        percentiles and curves begin now, and cost each request about two microseconds. It goes on when the pool has
+        been closed, until its own `close`, and not in a forked process.
+
+        Args:
+            port: 0 for any that is free; see `.port` and `.url` of what is returned.
+            host: The address to listen on; `0.0.0.0` for all, which is a case for `auth` and `tls`.
+            names: Names by which it may be asked (`Host`), besides addresses, `localhost`, `host` and this machine's.
+            auth: Name and password that have to be given (Basic).
+            tls: To serve HTTPS: an `ssl.SSLContext`, or the paths of a certificate and its key.
+
+        Raises:
+            OSError: It cannot listen there; the port may be in use.
+            ValueError: `names` or `auth` is not what it must be.
+        """
+        from sessionpool.ops import OpsServer  # noqa: PLC0415 - 10 ms that most programs need not spend
+
+        return OpsServer(
+            self,
+            self._transport.watch,
+            port=port,
+            host=host,
+            names=names,
+            auth=auth,
+            tls=tls,
+            exposition=None if self._meter is None else self._meter.exposition,
         )
 
     def resize(self, limits: Limits) -> None:

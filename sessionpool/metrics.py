@@ -25,7 +25,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import attrs
 from prometheus_client import REGISTRY, CollectorRegistry, values
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.utils import floatToGoString
 
 from sessionpool import exceptions
@@ -302,6 +304,19 @@ class Meter:
         self.is_over = True
         if _IS_MULTIPROCESS:
             _pusher.push()
+
+    def exposition(self, accept: str) -> tuple[bytes, str]:
+        """All metrics of its registry for an HTTP answer, text or OpenMetrics by the Accept field, and their type.
+
+        In prometheus_client's multiprocess mode, those of all processes.
+        """
+        registry = self._registry
+        if _IS_MULTIPROCESS:
+            _pusher.push()
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        encode, kind = choose_encoder(accept)
+        return encode(registry), kind
 
     def restart(self) -> None:
         """Count from 0 in a forked process: what was counted before is its parent's, who exports it."""

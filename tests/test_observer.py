@@ -90,7 +90,7 @@ def tell(watch: Watch, event: str) -> None:
 def test_every_event_can_be_told() -> None:
     """The events are the observer's public methods, all of them."""
     assert {name for name, _ in inspect.getmembers(Observer, inspect.isfunction)} == set(EVENTS)
-    assert set(Watch.__slots__) == {*EVENTS, "_observers", "meter"}
+    assert set(Watch.__slots__) == {*EVENTS, "_observers", "_recorders", "meter"}
 
 
 @pytest.mark.parametrize("event", EVENTS)
@@ -217,3 +217,56 @@ def test_two_threads_that_find_it_broken_at_once_log_it_once(caplog: pytest.LogC
         watch.drop()
 
     assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_a_recorder_is_told_what_the_observer_is_told(event: str) -> None:
+    """Each event, from when it joins until it leaves; leaving twice is harmless."""
+    observer, recorder = Recorder(), Recorder()
+    watch = Watch(observer)
+    tell(watch, event)
+    watch.join(recorder)
+    tell(watch, event)
+    watch.leave(recorder)
+    watch.leave(recorder)
+    tell(watch, event)
+
+    assert observer.told == [(event, *EVENTS[event])] * 3
+    assert recorder.told == [(event, *EVENTS[event])]
+
+
+def test_an_observer_that_raises_keeps_nothing_from_recorders(caplog: pytest.LogCaptureFixture) -> None:
+    """The observer is dropped; who joined is told of that event too, and of all that follow."""
+
+    class Raising(Observer):
+        def circuit(self, host: str, state: str) -> None:
+            raise RuntimeError("no more")
+
+    recorder = Recorder()
+    watch = Watch(Raising())
+    watch.join(recorder)
+    tell(watch, "circuit")
+    tell(watch, "circuit")
+
+    assert recorder.told == [("circuit", HOST, "open")] * 2
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.usefixtures("switch_interval")
+def test_who_joins_while_others_leave_is_told() -> None:
+    """Changes by several threads at once all count."""
+    stays = [Recorder() for _ in range(4)]
+    watch = Watch(None)
+
+    def change(mine: Recorder) -> None:
+        for _ in range(50):
+            passing = Recorder()
+            watch.join(passing)
+            watch.leave(passing)
+        watch.join(mine)
+
+    for call in [in_thread(change, each) for each in stays]:
+        call.get()
+    tell(watch, "circuit")
+
+    assert [each.told for each in stays] == [[("circuit", HOST, "open")]] * 4

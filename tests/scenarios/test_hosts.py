@@ -52,6 +52,8 @@ class Everywhere(CountingServer):
 
 def mentions(pool: SessionPool, text: str) -> list[str]:
     """Every string with `text` in it that can be reached from the pool, but for the transport's cache of routes."""
+    assert pool._meter is not None
+    pool._meter.fold()  # what has been written down of the last few calls and not been counted yet
     seen: set[int] = {id(pool._transport.routes)}
     todo: list[object] = [pool]
     found = []
