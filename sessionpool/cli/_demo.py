@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import bisect
+import contextlib
 import json
 import math
 import os
@@ -71,6 +72,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seconds", type=_seconds, default=SECONDS, metavar="S", help=f"stop after S (default: {SECONDS:g})"
     )
+    parser.add_argument(
+        "--ops", type=int, metavar="PORT", help="serve a status page on this port of 127.0.0.1; 0: any that is free"
+    )
     parser.add_argument("--plain", action="store_true", help="lines instead of the live view")
 
 
@@ -80,11 +84,13 @@ def run(args: argparse.Namespace) -> int:
     console = Console(highlight=False)
     if console.is_dumb_terminal:
         plain = True
-    settings = Settings(users=args.workers, per_host=args.per_host, requests=args.requests, seconds=args.seconds)
+    settings = Settings(
+        users=args.workers, per_host=args.per_host, requests=args.requests, seconds=args.seconds, ops=args.ops
+    )
     try:
         with OriginProcess.start() as origin:
             view: View = PlainView(console) if plain else LiveView(console)
-            outcome = _drive(origin, settings, view)
+            outcome = _drive(origin, settings, view, console)
         print_summary(console, outcome, plain=plain)
         sys.stdout.flush()
     except OriginError as error:
@@ -106,6 +112,7 @@ class Settings:
     per_host: int
     requests: int
     seconds: float
+    ops: int | None = None
 
 
 def _whole(text: str) -> int:
@@ -889,12 +896,18 @@ class _Run:
         return left
 
 
-def _drive(origin: OriginProcess, settings: Settings, view: View) -> Outcome:
+def _drive(origin: OriginProcess, settings: Settings, view: View, console: Console) -> Outcome:
     meter = Meter()
     # Nothing expires while the demo runs: what is opened past the limit replaces what the origin closed.
     limits = Limits(per_host=settings.per_host, total=settings.per_host, idle=864000.0, lifetime=864000.0)
     with (
         _Interrupt() as interrupt,
         SessionPool(name="demo", limits=limits, observer=meter, trust_env=False) as pool,
+        contextlib.ExitStack() as served,
     ):
+        if settings.ops is not None:
+            try:
+                console.print(f"status page: {served.enter_context(pool.serve(settings.ops)).url}")
+            except OSError as error:
+                raise OriginError(error.strerror or str(error)) from None
         return _Run(origin, settings, view, interrupt, meter, pool).outcome()

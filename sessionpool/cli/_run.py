@@ -159,6 +159,14 @@ def add_options(parser: argparse.ArgumentParser, agent: str) -> None:
         metavar="'NAME: VALUE'",
         help="one more header for every request; may be given several times",
     )
+    seen = parser.add_argument_group("how it is watched")
+    seen.add_argument(
+        "--ops",
+        type=int,
+        metavar="PORT",
+        help="serve a status page, and metrics for Prometheus, on this port of 127.0.0.1 while it runs; 0: any that is "
+        "free",
+    )
     out = parser.add_argument_group("where it goes")
     out.add_argument("--out", default="-", metavar="FILE", help="one JSON line per page (default: -, standard output)")
     how = out.add_mutually_exclusive_group()
@@ -185,7 +193,7 @@ def run(name: str, args: argparse.Namespace, make: Callable[[Tools], Source]) ->
     events: _Events = queue.SimpleQueue()
     tally = Tally()
     waits = Waits()
-    with _pool(name, args, waits) as pool:
+    with _pool(name, args, waits) as pool, contextlib.ExitStack() as served:
         progress = Progress(name, tally, pool.stats, waits, shares_output=args.out == "-")
         loader = Loader(waits, _timeout(args, 0.0))
 
@@ -200,6 +208,13 @@ def run(name: str, args: argparse.Namespace, make: Callable[[Tools], Source]) ->
         except Unusable as error:
             progress.say(str(error))
             return 2
+        if args.ops is not None:
+            try:
+                progress.say(f"status page: {served.enter_context(pool.serve(args.ops)).url}")
+            except OSError as error:
+                progress.say(error.strerror or str(error))
+                out.close()
+                return 2
         code = None
         try:
             with progress, _signals_into(events):

@@ -9,6 +9,7 @@ import os
 import re
 import resource
 import signal
+import socket
 import subprocess
 from collections import Counter
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from sessionpool import Timeout
+from sessionpool import Session, Timeout
 from sessionpool.cli import _run
 from sessionpool.cli._fetch import Listing
 from sessionpool.cli._load import Loader, Waits
@@ -295,6 +296,30 @@ def test_a_run_that_waits_says_for_whom(pages: Site, process: Callable[..., Proc
 
     assert re.search(r"0 connections in use, 0 waiting, waiting for 127\.0\.0\.1: [5-7]\d s$", said)
     assert running.end(timeout=9).code == 130
+
+
+def test_a_run_can_be_watched(pages: Site, process: Callable[..., Process]) -> None:
+    """With --ops a status page is served while it runs; where, is its first word."""
+    pages.pages["/a"] = busy(429, 60)
+    running = process("fetch", f"{pages.url}/a", "--ops", "0")
+    url = re.search(r"status page: (http://127\.0\.0\.1:[0-9]+/)$", running.hear_line())
+    assert url is not None
+    with Session() as session:
+        assert session.get(url[1]).text.startswith("<!doctype html>")
+        assert 'sessionpool_requests_in_flight{pool="fetch"}' in session.get(url[1] + "metrics").text
+    running.send(signal.SIGINT)
+
+    assert running.end(timeout=9).code == 130
+
+
+def test_a_port_that_is_taken_is_told(pages: Site, command: Callable[..., Outcome]) -> None:
+    """In a sentence, before anything is fetched."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ended = command("fetch", f"{pages.url}/a", "--ops", taken.getsockname()[1])
+
+    assert ended.code == 2
+    assert "in use" in ended.said
+    assert pages.asked == []
 
 
 @pytest.mark.parametrize(
