@@ -296,11 +296,13 @@ ROWS: Final[dict[str, tuple[Panel, ...]]] = {
             title="Lost leases and streams",
             unit="short",
             width=12,
-            help="Per minute: leases that were dropped, or whose thread ended, and streams dropped unread. The pool "
-            "takes them back, but late. Anything but 0 is a bug in the caller: use `with`.",
+            help="Per minute: leases that were dropped, or whose thread ended, and streams dropped unread: the pool "
+            "takes them back, but late. And leases that leak_threshold found, which may be held for ever. Anything but "
+            "0 is a bug in the caller: use `with`.",
             queries=(
                 Query(f"60 * {total('leases_reclaimed_total', by='reason')}", "lease: {{reason}}"),
                 Query(f"60 * {total('connections_closed_total', DROPPED)}", "stream: dropped"),
+                Query(f"60 * {total('leases_leaked_total')}", "lease: found by leak_threshold"),
             ),
             bars=True,
             stacked=True,

@@ -205,7 +205,9 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
         threads=10,
         pause=0.2,
     ),
-    "leak": Scenario(calm=_calm, trouble=_leak, alerts=("SessionPoolLeaks",), threads=1, pause=0.2),
+    "leak": Scenario(
+        calm=_calm, settings={"leak_threshold": 0.5}, trouble=_leak, alerts=("SessionPoolLeaks",), threads=1, pause=0.2
+    ),
     "dead host": Scenario(
         calm=_calm,
         trouble=lambda pool, url, turn: pool.get(url(DEAD if turn % 2 else GOOD_HOSTS[0], "page")),

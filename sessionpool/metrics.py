@@ -85,6 +85,7 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "lease_held_seconds": Family("histogram", "Seconds that a lease was held.", (), DURATIONS),
     "leases_total": Family("counter", "Leases asked for, nested ones not counted.", ("outcome",)),
     "leases_reclaimed_total": Family("counter", "Leases that were lost instead of released.", ("reason",)),
+    "leases_leaked_total": Family("counter", "Leases that were held for longer than `leak_threshold`, or dropped."),
     "sessions_retired_total": Family("counter", "Sessions that were retired.", ("reason",)),
     # Connections.
     "connections": Family("gauge", "Connections open, or being opened.", ("state", "host")),
@@ -373,6 +374,9 @@ class Meter:
     def retired(self, key: Hashable, reason: str) -> None:  # noqa: ARG002, D102
         known = _RETIRED.fullmatch(reason)
         self._add("sessions_retired_total", ("by hand" if known is None else known[1] or known[2],), 1)
+
+    def leaked(self, key: Hashable, seconds: float, stack: str) -> None:  # noqa: ARG002, D102
+        self._add("leases_leaked_total", (), 1)
 
     def _note_deadline(self, error: BaseException) -> None:
         if isinstance(error, Timeout) and error.stage:

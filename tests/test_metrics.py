@@ -33,6 +33,7 @@ from sessionpool.exceptions import (
     ReadTimeout,
 )
 from sessionpool.metrics import DURATIONS, FAMILIES, FULL, MAX_HOSTS, WAITS, Meter, Metrics, Reading, _Labels
+from sessionpool.testing import FakeClock
 from tests.helpers import eventually, in_thread
 
 HOST = "http://127.0.0.1:8000"
@@ -385,6 +386,15 @@ def test_errors_are_named_by_the_package(
     assert value(registry, "request_duration_seconds_count", method="GET", code="error") == 1
 
 
+def test_leases_that_are_held_too_long_are_counted(registry: CollectorRegistry) -> None:
+    """What `leak_threshold` finds is there for an alert, not only in the log."""
+    clock = FakeClock()
+    with SessionPool(clock=clock, leak_threshold=60, metrics=Metrics(registry=registry)) as pool, pool.lease("ada"):
+        clock.advance(61)
+
+        eventually(lambda: value(registry, "leases_leaked_total") == 1)
+
+
 @pytest.mark.parametrize(
     ("reason", "label"),
     [
@@ -629,6 +639,7 @@ def exercised(make_meter: Callable[..., Meter], books: Books) -> None:
     meter.seated(0.5)
     meter.refused(PoolTimeout("late"))
     meter.retired(None, "status 403")
+    meter.leaked("ada", 61.0, "crawler.py, line 7")
     late = ReadTimeout("late")
     late.stage = "head"
     meter.raised("GET", HOST, late, 1.0)
