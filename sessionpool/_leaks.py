@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sessionpool._observer import Watch
     from sessionpool._pool import Hold
 
-_log = logging.getLogger("sessionpool")
+_log = logging.getLogger("sessionpool.leases")
 _FRAMES: Final = 16  # of the borrower's stack, the innermost
 
 
@@ -117,6 +117,13 @@ class LeakWatch:
             now - hold.since,
             self._threshold,
             stack,
+            extra={
+                "sessionpool_event": "leaked",
+                "sessionpool_pool": self._name,
+                "sessionpool_key": "" if hold.key is None else repr(hold.key),
+                "sessionpool_thread": hold.thread.name,
+                "sessionpool_seconds": now - hold.since,
+            },
         )
         if self._watch.leaked is not None:
             try:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 if TYPE_CHECKING:
+    from sessionpool._log import Log
+    from sessionpool._messages import PreparedRequest, Response
     from sessionpool.metrics import Meter
 
 _log = logging.getLogger("sessionpool")
@@ -26,6 +28,7 @@ _EVENTS: Final = (
     "throttled",
     "circuit",
     "retired",
+    "benched",
 )
 
 
@@ -87,9 +90,37 @@ class Observer:
     def retired(self, key: Hashable, reason: str) -> None:
         """A session was retired; `key`: the identity's name, `None` if it is none's."""
 
+    def benched(self, proxy: str, seconds: float, reason: str) -> None:
+        """A `ProxyRotation`'s proxy is left alone for so long (`inf`: for good); `reason`: its last status or error.
+
+        `proxy` is its URL, without user and password.
+        """
+
+
+class Tracer(Protocol):
+    """Sees calls and their attempts from outside, and runs them: what a bridge to a tracing library implements.
+
+    Thread-safe. It returns what it was given to run returns, and raises what that raises.
+    """
+
+    def begins(self) -> bool:
+        """Whether the call that this thread is about to make is one that `call` does not run already."""
+        ...
+
+    def call(self, function: Callable[..., Response], method: str | bytes, *arguments: Any) -> Response:
+        """Run `function(method, *arguments)`: one call of `Session.request`, with all its attempts and redirects."""
+        ...
+
+    def attempt(self, prepared: PreparedRequest, function: Callable[[], Response]) -> Response:
+        """Run `function()`: one attempt at one request, which this may still add fields to.
+
+        `Recalled` is no end of it: nothing was sent, and another attempt follows.
+        """
+        ...
+
 
 class Watch:
-    """Who is told of events, and what to do when one raises: observer, metrics, recorders. Thread-safe.
+    """Who is told of events, and what to do when one raises: observer, metrics, log, recorders. Thread-safe.
 
     Attributes:
         waited, connected, ... (all of the `Observer`'s): What to call with the event: the method of the one that has
@@ -100,6 +131,7 @@ class Watch:
     Args:
         observer: A user's; dropped once it has raised.
         meter: The metrics, which do not raise. Told first, so that an observer that does keeps nothing from them.
+        log: The log, which does not raise either.
     """
 
     __slots__ = ("_observers", "_recorders", "meter", *_EVENTS)
@@ -116,11 +148,12 @@ class Watch:
     throttled: Event
     circuit: Event
     retired: Event
+    benched: Event
 
-    def __init__(self, observer: Observer | None, meter: Meter | None = None) -> None:
+    def __init__(self, observer: Observer | None, meter: Meter | None = None, log: Log | None = None) -> None:
         self.meter = meter
         self._observers = [] if observer is None else [observer]
-        self._recorders: list[object] = [] if meter is None else [meter]
+        self._recorders: list[object] = [each for each in (meter, log) if each is not None]
         self._bind()
 
     def join(self, recorder: object) -> None:
@@ -141,7 +174,8 @@ class Watch:
             gone = self._observers.pop()
         self._bind()
         if gone is not None:
-            _log.exception("observer %r raised and is dropped", gone)
+            extra = {"sessionpool_event": "dropped", "sessionpool_observer": type(gone).__qualname__}
+            _log.exception("observer %r raised and is dropped", gone, extra=extra)
 
     def tell(self, event: str, *arguments: object) -> None:
         """Call the observer's method, if it has one; for what happens so seldom that the looking costs nothing."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures.thread
 import contextlib
+import logging
 import math
 import os
 import sys
@@ -879,13 +880,16 @@ class SessionPool(Verbs):
             cut = self._transport.cut(f"pool {self.name!r} was closed")
             if self._meter is not None:
                 self._meter.end()
-        return CloseReport(
+        report = CloseReport(
             waiters=len(seats.wake) + len(connections.wake),
             idle=len(connections.close),
             leases=left,
             cut=cut,
             seconds=self.clock.now() - started,
         )
+        if left or cut:
+            self._transport.log.cut(left, cut, report.seconds, waited=timeout != 0)
+        return report
 
     def _restart(self) -> None:
         """Begin anew in a forked process: what other threads of the parent held is nobody's here.
@@ -947,6 +951,7 @@ _LOCKING_FILES: Final = {
     _governor.__file__,  # under its lock others wait while they hold the gate's
     _proxies.__file__,
     metrics.__file__,
+    logging.__file__,  # handlers have locks, and closing logs
 }
 _LOCKING_CODE: Final = {SessionPool.submit.__code__, SessionPool.close.__code__}
 

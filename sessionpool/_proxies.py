@@ -116,14 +116,16 @@ class ProxyRotation:
         count = sum(map(len, self._tiers))
         raise ProxyError(f"no proxy is left: all {count} of the rotation failed and are left alone, {when}")
 
-    def blame(self, proxy: _Proxy, now: float) -> None:
-        """It let a request down."""
+    def blame(self, proxy: _Proxy, now: float) -> float | None:
+        """It let a request down; for how long it is left alone because of that, `None` if it is not."""
         with self._lock:
             if proxy.until > now:
-                return  # a request that began before it was left alone
+                return None  # a request that began before it was left alone
             proxy.failures += 1
-            if proxy.failures >= self._max_failures:
-                proxy.failures, proxy.until = 0, now + self._rest
+            if proxy.failures < self._max_failures:
+                return None
+            proxy.failures, proxy.until = 0, now + self._rest
+            return self._rest
 
     def praise(self, proxy: _Proxy) -> None:
         """It brought an answer."""
@@ -170,19 +172,25 @@ class Passage:
             self._proxy = self._rotation.choose(self._key, self.tier, now)
         return self._proxy.url
 
-    def note(self, outcome: int | BaseException, now: float, *, is_forwarding: bool) -> None:
-        """A request that took this passage has ended: with this status, or with this error."""
+    def note(self, outcome: int | BaseException, now: float, *, is_forwarding: bool) -> tuple[str, float, str] | None:
+        """A request that took this passage has ended: with this status, or with this error.
+
+        What there is to tell, if its proxy is left alone because of that: the proxy, for how long, and why.
+        """
         proxy = self._proxy
         if proxy is None:
-            return
+            return None
         status = getattr(outcome, "status", None)
         if isinstance(outcome, int) and is_forwarding:
             status = outcome
         # Any other answer, such as 502 to CONNECT, is of a proxy that works, about a host that does not.
         if status == 407 or (status is None and isinstance(outcome, (ProxyError, ConnectTimeout))):
-            self._rotation.blame(proxy, now)
+            rest = self._rotation.blame(proxy, now)
+            if rest is not None:
+                return _wire.redacted(proxy.url), rest, str(status or type(outcome).__name__)
         elif isinstance(outcome, (int, ProxyError)) and proxy.failures:
             self._rotation.praise(proxy)
+        return None
 
 
 def _as_tiers(proxies: Any, *, tiered: bool) -> list[list[str]]:

@@ -452,7 +452,9 @@ class Session(Verbs):
         """What a request came to, a status or an error, tells of this session and of its proxy."""
         now = self._transport.clock.now()
         if self.passage is not None and route.partition is not None:
-            self.passage.note(outcome, now, is_forwarding=route.is_forwarding)
+            benched = self.passage.note(outcome, now, is_forwarding=route.is_forwarding)
+            if benched is not None:
+                self._transport.watch.tell("benched", *benched)
         if record.note(outcome, now):
             self._tell_retired()
 
@@ -509,9 +511,31 @@ class Session(Verbs):
         Raises:
             RequestException: See `sessionpool.exceptions`; `NotSent` and `MaySent` tell whether it may be sent again.
         """
+        transport = self._transport
+        # Looked at twice because it may go meanwhile, and because one look is all that a call without one pays for.
+        if transport.tracer is not None and (tracer := transport.tracer) is not None and tracer.begins():
+            return tracer.call(
+                self.request,
+                method,
+                url,
+                params,
+                data,
+                headers,
+                cookies,
+                files,
+                auth,
+                timeout,
+                allow_redirects,
+                proxies,
+                hooks,
+                stream,
+                verify,
+                cert,
+                json,
+                retry,
+            )
         caller = get_ident()
         claimed = self.owner != caller and self._claim(caller)
-        transport = self._transport
         meter = transport.watch.meter
         began = 0.0 if meter is None else transport.clock.now()
         route: Route | None = None
@@ -827,9 +851,20 @@ class Session(Verbs):
         policy: RetryPolicy | None,
         has_entered: bool = False,
         has_slot: bool = False,
+        is_traced: bool = False,
     ) -> Response:
         """One request, one response; its cookies kept, its body read unless it is to be streamed."""
         transport = self._transport
+        if transport.tracer is not None and not is_traced and (tracer := transport.tracer) is not None:
+            attempt = partial(
+                self._attempt, prepared, route, timeout, deadline, stream, policy, has_entered, has_slot, True
+            )
+            try:
+                return tracer.attempt(prepared, attempt)
+            except Recalled:
+                if has_entered:
+                    raise
+                return self._governed(prepared, route, timeout, deadline, stream, policy)
         watch = transport.watch
         self._asked = asked = transport.clock.now()
         try:
@@ -849,7 +884,7 @@ class Session(Verbs):
                 reply.close()
                 raise
         except Recalled:
-            if has_entered:
+            if has_entered or is_traced:
                 raise
             return self._governed(prepared, route, timeout, deadline, stream, policy)
         except RequestException as error:

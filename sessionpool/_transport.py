@@ -30,7 +30,8 @@ from sessionpool._gate import Books, Gate
 from sessionpool._governor import ADVISED, Hosts, Recalled
 from sessionpool._jobs import outcome
 from sessionpool._ledger import LEASED, Actions, Ledger, Permit, PoolStats
-from sessionpool._observer import Observer, Watch
+from sessionpool._log import Log
+from sessionpool._observer import Observer, Tracer, Watch
 from sessionpool._sleep import Sleepers
 from sessionpool._stop import Stopped
 from sessionpool._wire import Head, split_url
@@ -73,6 +74,8 @@ class Transport:
         gate: Grants the permits.
         routes: Those made so far, by the arguments of `route`.
         watch: Told what happens.
+        log: Told too, and of what is no event.
+        tracer: Who is to see each call and attempt from outside, or `None`. May come and go at any time.
         sleepers: Threads that pause, holding nothing.
         hosts: What is known of each host, and when it may be asked next.
         stopped: Threads that get nothing more here; `rouse` wakes those of them that are blocked.
@@ -92,7 +95,9 @@ class Transport:
         self.name = name
         self.limits = limits
         self.clock = clock
-        self.watch = Watch(observer, meter)
+        self.log = Log(name, clock)
+        self.watch = Watch(observer, meter, self.log)
+        self.tracer: Tracer | None = None
         self.stopped = Stopped()
         self.sleepers = Sleepers(clock, self.stopped)
         self.hosts = Hosts(governor, clock, self.sleepers, self.watch, self._relimit)
@@ -320,6 +325,7 @@ class Transport:
     def restart(self) -> None:
         """Begin anew in a forked process, without a connection; those inherited are the parent's."""
         self.stopped.clear()
+        self.log.restart()
         self.gate.restart()
         self.sleepers.restart()
         self.hosts.restart()

@@ -60,7 +60,7 @@ def watchers() -> list[threading.Thread]:
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     """What was logged, all of it warnings."""
-    records = [record for record in caplog.records if record.name == "sessionpool"]
+    records = [record for record in caplog.records if record.name == "sessionpool.leases"]
     assert {record.levelno for record in records} <= {logging.WARNING}
     return [record.getMessage() for record in records]
 
@@ -120,6 +120,13 @@ def test_a_lease_that_is_not_released_is_told(
     assert rest == stack
     assert (key, seconds) == (None, 60)
     assert f'File "{__file__}"' in stack
+    assert {name: value for name, value in vars(caplog.records[0]).items() if name.startswith("sessionpool_")} == {
+        "sessionpool_event": "leaked",
+        "sessionpool_pool": "crawl",
+        "sessionpool_key": "",
+        "sessionpool_thread": "MainThread",
+        "sessionpool_seconds": 60,
+    }
     assert "in borrow\n    return pool.lease(*args, **kwargs)\n" in stack
     assert "in test_a_lease_that_is_not_released_is_told" in stack
 

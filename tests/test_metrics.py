@@ -389,7 +389,10 @@ def test_errors_are_named_by_the_package(
 def test_leases_that_are_held_too_long_are_counted(registry: CollectorRegistry) -> None:
     """What `leak_threshold` finds is there for an alert, not only in the log."""
     clock = FakeClock()
-    with SessionPool(clock=clock, leak_threshold=60, metrics=Metrics(registry=registry)) as pool, pool.lease("ada"):
+    with (
+        SessionPool(name="crawl", clock=clock, leak_threshold=60, metrics=Metrics(registry=registry)) as pool,
+        pool.lease("ada"),
+    ):
         clock.advance(61)
 
         eventually(lambda: value(registry, "leases_leaked_total") == 1)

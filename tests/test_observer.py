@@ -27,6 +27,7 @@ EVENTS: dict[str, tuple[Any, ...]] = {
     "throttled": (HOST, 0.5),
     "circuit": (HOST, "open"),
     "retired": ("ada", "blocked by 403"),
+    "benched": ("http://127.0.0.1:3128", 300.0, "ProxyError"),
 }
 
 
@@ -71,6 +72,9 @@ class Recorder(Observer):
 
     def retired(self, key: Hashable, reason: str) -> None:
         self.told.append(("retired", key, reason))
+
+    def benched(self, proxy: str, seconds: float, reason: str) -> None:
+        self.told.append(("benched", proxy, seconds, reason))
 
 
 def bound(watch: Watch) -> dict[str, Callable[..., None] | None]:

@@ -90,7 +90,7 @@ def test_an_observer_that_raises_harms_no_request(
 
     assert 1 <= observer.told[event] <= 8  # no thread calls it again that has seen it fail, or came after that
     assert len(wire.requests) == 8 * 10 * 4
-    assert len(caplog.records) == 1
+    assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
     assert wire.most_open <= 3
 
 
