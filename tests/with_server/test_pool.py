@@ -57,11 +57,14 @@ class Held:
     def __init__(self, answer: Answer | None = None) -> None:
         self._answer = answer or page("at last")
         self._go_on = threading.Semaphore(0)
-        self._arrived = itertools.count(1)
-        self.arrived = 0
+        self._arrivals: list[Seen] = []
+
+    @property
+    def arrived(self) -> int:
+        return len(self._arrivals)
 
     def __call__(self, seen: Seen) -> Answer:
-        self.arrived = next(self._arrived)
+        self._arrivals.append(seen)  # at once, where to count and then to note may be done by two in turn
         assert self._go_on.acquire(timeout=20)
         return self._answer
 
