@@ -47,7 +47,7 @@ class Log:
     def __init__(self, pool: str, clock: Clock) -> None:
         self._pool = pool
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         # What was told at INFO: until when it is not told again, and how often it was left out since.
         self._told: dict[tuple[str, ...], tuple[float, int]] = {}
 
@@ -157,7 +157,7 @@ class Log:
 
     def restart(self) -> None:
         """In a forked process the lock may be that of a thread which is not there."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def _say(
         self,
@@ -191,7 +191,7 @@ class Log:
 
     def _admit(self, once: tuple[str, ...]) -> int | None:
         """How often this was left out since it was told last; `None` if it is to be left out now."""
-        with self._lock:
+        with self._lock:  # one that its own thread may take again: a signal handler may log in the midst of this
             now = self._clock.now()
             until, left_out = self._told.get(once, (-math.inf, 0))
             if now < until:

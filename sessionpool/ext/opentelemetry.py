@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_plus
 
@@ -186,9 +186,11 @@ class _Tracer:
             except Recalled:
                 raise
             except BaseException:
-                span.end()
+                with suppress(Exception):  # a processor's fault is not the request's
+                    span.end()
                 raise
-        span.end()
+        with suppress(Exception):
+            span.end()
 
     def _describe_method(self, method: str) -> tuple[dict[str, Any], str]:
         """The attributes of a method, and the name of its span: few, whatever is sent."""
