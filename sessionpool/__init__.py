@@ -1,7 +1,7 @@
 """Thread-safe pools of isolated HTTP sessions that share one bounded, fair set of connections per host."""
 
 from sessionpool import adapters, auth, cookies, exceptions
-from sessionpool._api import delete, get, head, options, patch, post, put, request
+from sessionpool._api import delete, get, head, options, patch, post, put, request, session
 from sessionpool._codes import codes
 from sessionpool._config import (
     AdaptiveConcurrency,
@@ -10,13 +10,13 @@ from sessionpool._config import (
     Governor,
     Limits,
     RateLimit,
-    Timeout,
 )
+from sessionpool._config import Timeout as TimeoutSettings
 from sessionpool._dump import ConnectionDump, LeaseDump, PoolDump, WaiterDump
 from sessionpool._governor import HostState
 from sessionpool._health import Health
 from sessionpool._ledger import HostStats, PoolStats
-from sessionpool._messages import PreparedRequest, Response
+from sessionpool._messages import PreparedRequest, Request, Response
 from sessionpool._observer import Observer
 from sessionpool._pool import CloseReport, Lease, SessionPool
 from sessionpool._proxies import ProxyRotation
@@ -30,6 +30,7 @@ from sessionpool.exceptions import (
     JSONDecodeError,
     ReadTimeout,
     RequestException,
+    Timeout,
     TooManyRedirects,
     URLRequired,
 )
@@ -59,12 +60,14 @@ __all__ = [
     "ProxyRotation",
     "RateLimit",
     "ReadTimeout",
+    "Request",
     "RequestException",
     "Response",
     "RetryPolicy",
     "Session",
     "SessionPool",
     "Timeout",
+    "TimeoutSettings",
     "TooManyRedirects",
     "URLRequired",
     "WaiterDump",
@@ -82,4 +85,5 @@ __all__ = [
     "post",
     "put",
     "request",
+    "session",
 ]

@@ -27,15 +27,20 @@ class _Closing:
         """It is no thread's, so it has nothing to be unbound from."""
 
 
+def session() -> Session:
+    """A session of its own; the same as `Session()`."""
+    return Session()
+
+
 def request(method: str, url: str, **kwargs: Any) -> Response:
     """Send one request on a session of its own; see `Session.request`. For more than one, use a session or a pool."""
-    session = Session()
+    own = Session()
     try:
-        response = session.request(method, url, **kwargs)
+        response = own.request(method, url, **kwargs)
     except BaseException:
-        session.close()
+        own.close()
         raise
-    response.hold(_Closing(session))
+    response.hold(_Closing(own))
     return response
 
 

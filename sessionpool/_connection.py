@@ -1194,6 +1194,41 @@ class _Watched:
         return wrapped
 
 
+_VERSIONS: Final = {
+    ssl.PROTOCOL_TLSv1: ssl.TLSVersion.TLSv1,
+    ssl.PROTOCOL_TLSv1_1: ssl.TLSVersion.TLSv1_1,
+    ssl.PROTOCOL_TLSv1_2: ssl.TLSVersion.TLSv1_2,
+}
+
+
+def tls_context(given: ssl.SSLContext | None, **options: Any) -> ssl.SSLContext | None:
+    """The context that a pool manager of urllib3's would use for these of its options; `None` for the usual one.
+
+    Raises:
+        ValueError: An option says nothing of TLS, or nothing that a context can keep to.
+    """
+    options = {name: value for name, value in options.items() if value is not None}
+    unknown = options.keys() - {"ssl_version", "ssl_minimum_version", "ssl_maximum_version", "ciphers"}
+    if unknown:
+        raise ValueError(
+            f"of an adapter's TLS settings sessionpool takes an ssl_context, versions and ciphers; "
+            f"it has no use for {', '.join(sorted(unknown))}"
+        )
+    if not options or given is not None:
+        return given
+    context = _make_context(True, None)
+    version = options.get("ssl_version", ssl.PROTOCOL_TLS_CLIENT)
+    if version in _VERSIONS:
+        context.minimum_version = context.maximum_version = _VERSIONS[version]
+    elif version not in (ssl.PROTOCOL_TLS, ssl.PROTOCOL_TLS_CLIENT):
+        raise ValueError(f"ssl_version must be one of ssl's PROTOCOL_TLS constants; got {version!r}")
+    context.minimum_version = options.get("ssl_minimum_version", context.minimum_version)
+    context.maximum_version = options.get("ssl_maximum_version", context.maximum_version)
+    if "ciphers" in options:
+        context.set_ciphers(options["ciphers"])
+    return context
+
+
 def _make_context(verify: bool | str, cert: str | tuple[str, str] | None) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     # Early Pythons 3.11 set it, and so hide that an end was not the peer's.

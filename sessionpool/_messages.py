@@ -25,7 +25,8 @@ from sessionpool import _wire
 from sessionpool._clock import SYSTEM_CLOCK
 from sessionpool._codes import codes
 from sessionpool._governor import advised
-from sessionpool.cookies import CookieJar
+from sessionpool.auth import HTTPBasicAuth
+from sessionpool.cookies import CookieJar, as_jar
 from sessionpool.exceptions import (
     HTTPError,
     InvalidHeader,
@@ -355,60 +356,289 @@ def _stream_length(body: Any) -> int | None:
 
 # --- the request ---
 
+Hooks = Mapping[str, Any]
+Auth = Callable[["PreparedRequest"], "PreparedRequest"]
 
-class PreparedRequest:
+
+def as_method(method: str | bytes) -> str:
+    """A method in upper case.
+
+    Raises:
+        InvalidHeader: It is no token (RFC 9110 §9.1).
+    """
+    method = method.decode("ascii") if isinstance(method, bytes) else str(method)
+    _wire.check_token(method, "a method")
+    return method.upper()
+
+
+def as_url(url: Any) -> str:
+    """The text of what a user may give for a URL: str, bytes, or an object whose `str` it is."""
+    if not isinstance(url, str):
+        url = url.decode("utf-8") if isinstance(url, bytes) else str(url)
+    return str(url.lstrip())
+
+
+def as_auth(auth: Any) -> Auth | None:
+    """An auth handler from what a user may give: a pair, a callable, or nothing."""
+    if auth is None or callable(auth):
+        return auth  # type: ignore[no-any-return]  # a user's callable
+    if isinstance(auth, (tuple, list)) and len(auth) == 2:
+        return HTTPBasicAuth(*auth)
+    raise ValueError(f"auth must be a pair (user, password) or a callable; got {type(auth).__name__}")
+
+
+def as_hooks(hooks: Hooks | None) -> dict[str, list[Any]]:
+    """Hooks as lists, from a function or several per event.
+
+    Raises:
+        ValueError: An event is not `response`.
+    """
+    tidy: dict[str, list[Any]] = {}
+    for event, functions in (hooks or {}).items():
+        if event != "response":
+            raise ValueError(f"the one event to hook is 'response'; got {event!r}")
+        tidy[event] = [functions] if callable(functions) else list(functions)
+    return tidy
+
+
+class _Hooked:
+    """What takes hooks: functions that are called with each response."""
+
+    __slots__ = ()
+
+    hooks: Any
+
+    def register_hook(self, event: str, hook: Any) -> None:
+        """Have `hook`, a function or several, called with each response; the one event is `response`."""
+        self.hooks.setdefault(event, []).extend(as_hooks({event: hook})[event])
+
+    def deregister_hook(self, event: str, hook: Any) -> bool:
+        """Call `hook` no more; whether it was there."""
+        try:
+            self.hooks[event].remove(hook)
+        except (KeyError, ValueError):
+            return False
+        return True
+
+
+class Request(_Hooked):
+    """What a user asks for, to be prepared by `Session.prepare_request`, or by `prepare` without a session.
+
+    The attributes are the arguments; what they mean `Session.request` tells. Confined to one thread.
+    """
+
+    def __init__(
+        self,
+        method: str | None = None,
+        url: str | None = None,
+        headers: Mapping[str, Any] | None = None,
+        files: Any = None,
+        data: Any = None,
+        params: Any = None,
+        auth: Any = None,
+        cookies: Any = None,
+        hooks: Hooks | None = None,
+        json: Any = None,
+    ) -> None:
+        self.method = method
+        self.url = url
+        self.headers = {} if headers is None else headers
+        self.files = [] if files is None else files
+        self.data = [] if data is None else data
+        self.params = {} if params is None else params
+        self.auth = auth
+        self.cookies = cookies
+        self.hooks = {"response": [], **as_hooks(hooks)}
+        self.json = json
+
+    def __repr__(self) -> str:
+        return f"<Request [{self.method}]>"
+
+    def prepare(self) -> PreparedRequest:
+        """The request as it is to be sent, with nothing of any session in it."""
+        prepared = PreparedRequest()
+        prepared.prepare(
+            method=self.method,
+            url=self.url,
+            headers=self.headers,
+            files=self.files,
+            data=self.data,
+            params=self.params,
+            auth=self.auth,
+            cookies=self.cookies,
+            hooks=self.hooks,
+            json=self.json,
+        )
+        return prepared
+
+
+class PreparedRequest(_Hooked):
     """A request ready to be sent. Confined to one thread.
+
+    A session makes it whole. Made by hand it is empty, and is filled by `prepare`, or by the methods of that name for
+    one part each, in the order that `prepare` calls them.
 
     Attributes:
         method: Upper case.
         body: `bytes`, a file-like or an iterable of bytes; `None` for none.
         body_length: Bytes of a file-like or an iterable; `None` if it goes chunked.
-        hooks: Lists of functions by event; the one event is `response`.
         target: The URL taken apart.
+        given_cookies: Those of this call alone, sent to where it began; `None` for none.
+        sender: The session's call that this is sent by, while an adapter of a user's has it; see `HTTPAdapter.send`.
     """
 
-    __slots__ = (
-        "_block",
-        "_headers",
-        "_names",
-        "_start",
-        "body",
-        "body_length",
-        "hooks",
-        "method",
-        "target",
-    )
+    # On the class, so that making one sets only what differs.
+    target: Target = None  # type: ignore[assignment]  # as in requests, until it is prepared
+    method: str = None  # type: ignore[assignment]
+    body: Any = None
+    body_length: int | None = None
+    given_cookies: CookieJar | None = None
+    sender: Any = None
+    _start: int | None = None
 
     def __init__(
         self,
-        method: str,
-        target: Target,
-        headers: CaseInsensitiveDict,
+        method: str | None = None,
+        target: Target | None = None,
+        headers: CaseInsensitiveDict | None = None,
         block: bytes | None = None,
-        hooks: Mapping[str, list[Callable[..., Any]]] | None = None,
+        hooks: dict[str, list[Any]] | None = None,
     ) -> None:
         """`block`: what is sent for `headers`, if these belong to others and are not to be changed."""
-        self.method = method
-        self.target = target
-        self.body: Any = None
-        self.body_length: int | None = None
-        self.hooks = hooks
+        self.method = method  # type: ignore[assignment]  # see above
+        self.target = target  # type: ignore[assignment]
+        self._hooks = hooks
+        if headers is None:
+            headers = CaseInsensitiveDict()
         self._headers = headers if block is None else None
         self._names = headers
         self._block = block or b""
-        self._start: int | None = None
 
     def __repr__(self) -> str:
         return f"<PreparedRequest [{self.method}]>"
 
+    def __getstate__(self) -> dict[str, Any]:
+        """All but how it is being sent."""
+        return {
+            "method": self.method,
+            "target": self.target,
+            "body": self.body,
+            "body_length": self.body_length,
+            "given_cookies": self.given_cookies,
+            "_hooks": self._hooks,
+            "_headers": self.headers,
+            "_start": self._start,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        PreparedRequest.__init__(self)
+        for name, value in state.items():
+            setattr(self, name, value)
+
+    @property
+    def hooks(self) -> dict[str, list[Any]]:
+        """Lists of functions by event; the one event is `response`."""
+        if self._hooks is None:
+            self._hooks = {"response": []}
+        return self._hooks
+
+    @hooks.setter
+    def hooks(self, hooks: Hooks | None) -> None:
+        self._hooks = None if hooks is None else as_hooks(hooks)
+
     @property
     def url(self) -> str:
         """The URL, normalised; set it to send the request elsewhere."""
-        return self.target.url
+        return None if self.target is None else self.target.url
 
     @url.setter
     def url(self, url: str) -> None:
         self.target = parse_target(url)
+
+    @property
+    def _cookies(self) -> CookieJar:
+        """The cookies given for this request alone; auth handlers that were written for requests put more into it."""
+        if self.given_cookies is None:
+            self.given_cookies = CookieJar()
+        return self.given_cookies
+
+    # --- to prepare by hand ---
+
+    def prepare(
+        self,
+        method: str | None = None,
+        url: str | None = None,
+        headers: Mapping[str, Any] | None = None,
+        files: Any = None,
+        data: Any = None,
+        params: Any = None,
+        auth: Any = None,
+        cookies: Any = None,
+        hooks: Hooks | None = None,
+        json: Any = None,
+    ) -> None:
+        """Fill in everything.
+
+        Raises:
+            RequestException: A part may not be sent.
+        """
+        self.prepare_method(method)
+        self.prepare_url(url, params)
+        self.prepare_headers(headers)
+        self.prepare_cookies(cookies)
+        self.prepare_body(data, files, json)
+        self.prepare_auth(auth, url)
+        self.prepare_hooks(hooks)  # after auth, which may add to them
+
+    def prepare_method(self, method: str | bytes | None) -> None:
+        """Set the method."""
+        self.method = None if method is None else as_method(method)  # type: ignore[assignment]  # see above
+
+    def prepare_url(self, url: Any, params: Any = None) -> None:
+        """Set the URL, with `params` at the end of its query."""
+        url = as_url(url)
+        self.target = parse_target(add_params(url, params) if params else url)
+
+    def prepare_headers(self, headers: Mapping[str, Any] | None) -> None:
+        """Set the header."""
+        self._headers = CaseInsensitiveDict().merged(headers or {})
+        self._headers.block()  # raises for what may not be sent
+
+    def prepare_cookies(self, cookies: Any) -> None:
+        """Set `Cookie` to those of `cookies` that go to this URL, unless it was set by hand."""
+        self.given_cookies = as_jar(cookies) if cookies else None
+        if self.given_cookies is not None and not self.has_field("cookie"):
+            target, now = self.target, SYSTEM_CLOCK.wall()
+            line = self.given_cookies.header(target.host, target.path, target.is_secure, now)
+            if line is not None:
+                self.add_field("Cookie", line)
+
+    def prepare_body(self, data: Any, files: Any, json: Any = None) -> None:
+        """Set the body, and the fields that describe it."""
+        self.set_body(data, files, json)
+
+    def prepare_content_length(self, body: Any) -> None:
+        """Set the field that frames the body to what `body`, which it has from now on, is."""
+        self.body = body
+        self._describe_body()
+
+    def prepare_auth(self, auth: Any, url: str | None = "") -> None:  # noqa: ARG002 - requests' signature
+        """Have `auth`, or what the URL says, prove who is asking."""
+        handler = as_auth(auth)
+        if handler is None and self.target.auth is not None:
+            handler = HTTPBasicAuth(*self.target.auth)
+        if handler is not None:
+            handled = handler(self)
+            if handled is not self:
+                self.__setstate__(handled.__getstate__())
+            self.describe_body_again()  # the handler may have changed it
+
+    def prepare_hooks(self, hooks: Hooks | None) -> None:
+        """Add `hooks` to those that there are."""
+        for event, functions in as_hooks(hooks).items():
+            self.register_hook(event, functions)
+
+    # --- what a session does ---
 
     @property
     def path_url(self) -> str:
@@ -442,8 +672,10 @@ class PreparedRequest:
 
     def copy(self) -> PreparedRequest:
         """An independent request with the same header; the body is the same object."""
-        twin = PreparedRequest(self.method, self.target, self.headers.copy(), None, self.hooks)
+        twin = PreparedRequest(self.method, self.target, self.headers.copy(), None, self._hooks)
         twin.take_body_of(self)
+        twin.sender = self.sender
+        twin.given_cookies = None if self.given_cookies is None else self.given_cookies.copy()
         return twin
 
     def set_body(self, data: Any, files: Any, json: Any) -> None:
@@ -599,6 +831,8 @@ class Response:
         status_code: The status, e.g. 404.
         request: The `PreparedRequest` that this answers.
         attempts: Every `Attempt` of the request, where there was a failure and a `RetryPolicy`; else empty.
+        connection: While hooks are called, what sends one more request within the same call: `connection.send(request,
+            **kwargs)`, with the keywords that the hook was called with. So an auth handler answers a challenge.
     """
 
     # On the class, so that making one sets only what differs.
@@ -606,6 +840,7 @@ class Response:
     request: PreparedRequest = None  # type: ignore[assignment]
     next: PreparedRequest | None = None
     attempts: Sequence[Attempt] = ()
+    connection: Any = None
     _reply: Reply | None = None
     _raw: Any = None
     _content: bytes | None = None
@@ -890,6 +1125,19 @@ class Response:
         """Seconds that a response of 413, 429 or 503 asks to wait, from when it came; `None` if it does not."""
         reply = self._reply
         return None if reply is None else advised(reply.head, SYSTEM_CLOCK.wall())
+
+    @property
+    def is_received(self) -> bool:
+        """It came over a connection, and was not made by hand."""
+        return self._reply is not None
+
+    def adopt(self, request: PreparedRequest, seconds: float, *, stream: bool) -> None:
+        """Take as this request's response what an adapter has made by hand; its body is read, unless streamed."""
+        self.request = self.request or request
+        if self._elapsed is None:
+            self._elapsed = seconds
+        if not stream:
+            self.content  # noqa: B018 - reads it
 
     def latency(self, asked: float) -> float | None:
         """Seconds to the end of the head, without the wait for a connection; `asked`: when that began."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from sessionpool._log import Log
@@ -107,8 +107,8 @@ class Tracer(Protocol):
         """Whether the call that this thread is about to make is one that `call` does not run already."""
         ...
 
-    def call(self, function: Callable[..., Response], method: str | bytes, *arguments: Any) -> Response:
-        """Run `function(method, *arguments)`: one call of `Session.request`, with all its attempts and redirects."""
+    def call(self, request: PreparedRequest, function: Callable[[], Response]) -> Response:
+        """Run `function()`: one call that sends `request`, with all its attempts and redirects."""
         ...
 
     def attempt(self, prepared: PreparedRequest, function: Callable[[], Response]) -> Response:

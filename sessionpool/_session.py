@@ -11,7 +11,7 @@ import ipaddress
 import os
 import ssl
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -30,19 +30,25 @@ from sessionpool._messages import (
     REDIRECTS,
     SECRET_FIELDS,
     CaseInsensitiveDict,
+    Hooks,
     PreparedRequest,
+    Request,
     Response,
     Target,
     add_params,
+    as_auth,
+    as_hooks,
+    as_method,
+    as_url,
     parse_target,
 )
 from sessionpool._proxies import ROTATED, Passage
 from sessionpool._retry import Retries, RetryPolicy, as_policy
 from sessionpool._transport import Transport
 from sessionpool._version import __version__
-from sessionpool.adapters import HTTPAdapter
-from sessionpool.auth import HTTPBasicAuth, HTTPProxyAuth
-from sessionpool.cookies import CookieJar, cookiejar_from_dict
+from sessionpool.adapters import BaseAdapter, HTTPAdapter
+from sessionpool.auth import HTTPProxyAuth
+from sessionpool.cookies import CookieJar, as_jar
 from sessionpool.exceptions import (
     InsecureRedirect,
     InvalidSchema,
@@ -61,6 +67,26 @@ if TYPE_CHECKING:
 
 _METHODS: Final = frozenset({"GET", "OPTIONS", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 _BODILESS: Final = frozenset({"GET", "HEAD"})  # those that say nothing about a body they do not have
+# Methods of a session that a call skips unless a subclass has its own.
+_STEPS: Final = ("get_adapter", "get_redirect_target", "merge_environment_settings", "prepare_request", "send")
+# What a session is, as plain data.
+_STATE: Final = (
+    "adapters",
+    "auth",
+    "base_url",
+    "cert",
+    "cookies",
+    "headers",
+    "hooks",
+    "max_redirects",
+    "params",
+    "proxies",
+    "retry",
+    "stream",
+    "timeout",
+    "trust_env",
+    "verify",
+)
 _PATIENCE: Final = 60.0  # seconds that a request without a policy waits for a host that cools down
 
 UNSET: Final[Any] = object()
@@ -68,9 +94,6 @@ UNSET: Final[Any] = object()
 # Owners of a session that is no thread's. Thread idents are never 0 or negative.
 ANYONE: Final = 0
 NOBODY: Final = -1
-
-Hooks = Mapping[str, Any]
-Auth = Callable[[PreparedRequest], PreparedRequest]
 
 
 def default_headers() -> CaseInsensitiveDict:
@@ -95,7 +118,7 @@ class Defaults:
 
     headers: CaseInsensitiveDict
     params: Mapping[str, Any]
-    auth: Auth | None
+    auth: Any
     cookies: CookieJar | None
     proxies: Mapping[str, str]
     verify: bool | str | ssl.SSLContext
@@ -140,12 +163,13 @@ class Defaults:
             parse_target(base_url)
         if timeout is not None and not isinstance(timeout, Timeout):
             raise ValueError(f"timeout must be a sessionpool.Timeout, such as Timeout(read=10); got {timeout!r}")
+        as_auth(auth)
         if not isinstance(max_redirects, int) or max_redirects < 0:
             raise ValueError(f"max_redirects must be a whole number of at least 0; got {max_redirects!r}")
         return cls(
             headers=merged,
             params=dict(params or {}),
-            auth=as_auth(auth),
+            auth=auth,
             cookies=None if cookies is None else as_jar(cookies),
             proxies=dict(proxies or {}),
             verify=verify,
@@ -161,6 +185,84 @@ class Defaults:
             if trust_env
             else None,
         )
+
+
+class Call:
+    """What holds for one call of a session, through its attempts and its redirects. Confined to the call's thread.
+
+    It is what a hook finds as `response.connection`, and an adapter of a user's as `request.sender`.
+
+    Attributes:
+        adapter: What is mounted for where the call is at, if it is to be asked how to send; else `None`.
+        route: How that is reached.
+        retries: The failures so far; `None` if there was none.
+    """
+
+    # On the class, so that making one sets only what differs.
+    adapter: BaseAdapter | None = None
+    retries: Retries | None = None
+    route: Route | None = None
+
+    def __init__(
+        self,
+        session: Session,
+        timeout: Timeout,
+        deadline: Deadline,
+        stream: bool,
+        verify: bool | str | ssl.SSLContext,
+        cert: str | tuple[str, str] | None,
+        proxies: Mapping[str, str] | None,
+        policy: RetryPolicy | None,
+    ) -> None:
+        self.session = session
+        self.timeout = timeout
+        self.deadline = deadline
+        self.stream = stream
+        self.verify = verify
+        self.cert = cert
+        self.proxies = proxies
+        self.policy = policy
+
+    def settings(self) -> dict[str, Any]:
+        """The keywords that hooks, and adapters, are called with."""
+        return {
+            "stream": self.stream,
+            "timeout": self.timeout,
+            "verify": self.verify,
+            "cert": self.cert,
+            "proxies": self.proxies or {},
+        }
+
+    def send(self, request: PreparedRequest, **settings: Any) -> Response:
+        """Send one more request within the call, by what is mounted for it; hooks and redirects are not its matter."""
+        return self.session.dispatch(request, self._with(**settings))
+
+    def exchange(self, request: PreparedRequest, **settings: Any) -> Response:
+        """Send one more request within the call, whatever is mounted."""
+        return self.session.exchange(request, self._with(**settings))
+
+    def _with(
+        self,
+        *,
+        stream: bool | None = None,
+        timeout: Any = None,
+        verify: bool | str | ssl.SSLContext | None = None,
+        cert: str | tuple[str, str] | None = None,
+        proxies: Mapping[str, str] | None = None,
+    ) -> Call:
+        """The same call with other settings, where they are given; one deadline holds for both."""
+        call = Call(
+            self.session,
+            self.timeout if timeout is None else self.timeout.override(timeout),
+            self.deadline,
+            self.stream if stream is None else stream,
+            self.verify if verify is None else verify,
+            self.cert if cert is None else cert,
+            self.proxies if proxies is None else proxies,
+            self.policy,
+        )
+        call.adapter = self.adapter
+        return call
 
 
 class Verbs:
@@ -231,6 +333,7 @@ class Session(Verbs):
         "_cookies",
         "_defaults",
         "_ended",
+        "_followed",
         "_headers",
         "_hooks",
         "_owns_transport",
@@ -252,6 +355,14 @@ class Session(Verbs):
         "trust_env",
         "verify",
     )
+
+    # What a subclass has of its own among the methods that a call goes through: then it goes through them.
+    _own_methods: frozenset[str] = frozenset()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Note what is overridden."""
+        super().__init_subclass__(**kwargs)
+        cls._own_methods = frozenset(name for name in _STEPS if getattr(cls, name) is not getattr(Session, name))
 
     def __init__(self, *, transport: Transport | None = None, defaults: Defaults | None = None) -> None:
         """A session of its own, over connections of its own; both arguments are the pool's."""
@@ -275,7 +386,8 @@ class Session(Verbs):
         self._transport = transport or Transport("session", Limits(per_host=1000, total=1000), SYSTEM_CLOCK)
         self._auth = defaults.auth
         self._retry = defaults.retry
-        self._adapters: dict[str, HTTPAdapter] | None = None
+        self._adapters: dict[str, BaseAdapter] | None = None
+        self._followed: Call | None = None  # the call that `send`, as a subclass has it, sends a redirected request of
         self._asked = 0.0  # when the latest attempt began
         self._ended = 0.0  # when it ended, for the metrics
         # The defaults' own, until somebody looks at them and may change them.
@@ -336,7 +448,8 @@ class Session(Verbs):
     @auth.setter
     def auth(self, auth: Any) -> None:
         self._check_holder()
-        self._auth = as_auth(auth)
+        as_auth(auth)  # raises for what is none
+        self._auth = auth
 
     @property
     def retry(self) -> RetryPolicy | None:
@@ -350,21 +463,21 @@ class Session(Verbs):
         self._retry = as_policy(retry)
 
     @property
-    def adapters(self) -> dict[str, HTTPAdapter]:
+    def adapters(self) -> dict[str, BaseAdapter]:
         """What is mounted, by the beginning of the URLs that it is for; the longest first."""
         self._check_holder()
         if self._adapters is None:
             self._adapters = {"https://": HTTPAdapter(), "http://": HTTPAdapter()}
         return self._adapters
 
-    def mount(self, prefix: str, adapter: HTTPAdapter) -> None:
+    def mount(self, prefix: str, adapter: BaseAdapter) -> None:
         """Use `adapter` for URLs that begin with `prefix`, unless a longer one is mounted for them."""
-        if not isinstance(adapter, HTTPAdapter):
-            raise ValueError(f"mount takes a sessionpool.adapters.HTTPAdapter; got {adapter!r}")
+        if not isinstance(adapter, BaseAdapter):
+            raise ValueError(f"mount takes a sessionpool.adapters.BaseAdapter, such as HTTPAdapter; got {adapter!r}")
         mounted = {**self.adapters, prefix.lower(): adapter}
         self._adapters = dict(sorted(mounted.items(), key=lambda item: -len(item[0])))
 
-    def get_adapter(self, url: str) -> HTTPAdapter:
+    def get_adapter(self, url: str) -> BaseAdapter:
         """What is mounted for this URL.
 
         Raises:
@@ -511,34 +624,85 @@ class Session(Verbs):
         Raises:
             RequestException: See `sessionpool.exceptions`; `NotSent` and `MaySent` tell whether it may be sent again.
         """
+        caller = get_ident()
+        claimed = self.owner != caller and self._claim(caller)
+        try:
+            try:
+                if "prepare_request" in self._own_methods:
+                    wanted = Request(method, url, headers, files, data, params, auth, cookies, hooks, json)
+                    prepared = self.prepare_request(wanted)
+                else:
+                    prepared = self._prepare(method, url, params, data, headers, cookies, files, auth, hooks, json)
+            except BaseException as error:
+                meter = self._transport.watch.meter
+                if meter is not None:
+                    meter.raised(str(method).upper(), "", error, 0.0)
+                raise
+            if not self._own_methods:
+                return self._send(prepared, stream, timeout, verify, cert, proxies, allow_redirects, retry)
+            settings = self.merge_environment_settings(prepared.url, proxies or {}, stream, verify, cert)
+            if retry is not UNSET:
+                settings["retry"] = retry
+            return self.send(prepared, timeout=timeout, allow_redirects=allow_redirects, **settings)
+        finally:
+            if claimed:
+                self._claims.clear()
+
+    def send(
+        self,
+        request: PreparedRequest,
+        *,
+        stream: bool | None = None,
+        timeout: Any = None,
+        verify: bool | str | ssl.SSLContext | None = None,
+        cert: str | tuple[str, str] | None = None,
+        proxies: Mapping[str, str] | None = None,
+        allow_redirects: bool = True,
+        retry: Any = UNSET,
+    ) -> Response:
+        """Send a request that has been prepared; everything as with `request`, which tells of the arguments.
+
+        Raises:
+            ValueError: It is not a `PreparedRequest`.
+            RequestException: As by `request`.
+        """
+        if not isinstance(request, PreparedRequest) or request.target is None:
+            raise ValueError(
+                f"send takes a PreparedRequest with a URL; got {request!r}: prepare it with "
+                "session.prepare_request(Request(method, url))"
+            )
+        if self._followed is not None:
+            followed, self._followed = self._followed, None
+            return self._hop(request, followed)
+        caller = get_ident()
+        claimed = self.owner != caller and self._claim(caller)
+        try:
+            return self._send(request, stream, timeout, verify, cert, proxies, allow_redirects, retry)
+        finally:
+            if claimed:
+                self._claims.clear()
+
+    def _send(
+        self,
+        request: PreparedRequest,
+        stream: bool | None,
+        timeout: Any,
+        verify: bool | str | ssl.SSLContext | None,
+        cert: str | tuple[str, str] | None,
+        proxies: Mapping[str, str] | None,
+        allow_redirects: bool,
+        retry: Any,
+    ) -> Response:
         transport = self._transport
         # Looked at twice because it may go meanwhile, and because one look is all that a call without one pays for.
         if transport.tracer is not None and (tracer := transport.tracer) is not None and tracer.begins():
             return tracer.call(
-                self.request,
-                method,
-                url,
-                params,
-                data,
-                headers,
-                cookies,
-                files,
-                auth,
-                timeout,
-                allow_redirects,
-                proxies,
-                hooks,
-                stream,
-                verify,
-                cert,
-                json,
-                retry,
+                request,
+                partial(self._send, request, stream, timeout, verify, cert, proxies, allow_redirects, retry),
             )
-        caller = get_ident()
-        claimed = self.owner != caller and self._claim(caller)
         meter = transport.watch.meter
         began = 0.0 if meter is None else transport.clock.now()
-        route: Route | None = None
+        call: Call | None = None
         try:
             if timeout is None:
                 timeout = self.timeout
@@ -548,67 +712,86 @@ class Session(Verbs):
                 deadline = Deadline.after(timeout.total, transport.clock.now(), "Timeout.total")
                 if self.deadline is not None:
                     deadline = self.deadline.earlier(deadline)
-            if stream is None:
-                stream = self.stream
-            if verify is None:
-                verify = self.verify
-            if cert is None:
-                cert = self.cert
-            prepared = self._prepare(method, url, params, data, headers, cookies, files, auth, hooks, json)
-            method = prepared.method
-            is_own = retry is UNSET and self._adapters is None
-            policy = self._retry if is_own else self._policy(prepared.url, retry)
-            retries: Retries | None = None
-            history: list[Response] = []
-            while True:
-                route = self._route(prepared, proxies, verify, cert)
-                try:
-                    if transport.hosts.watching:
-                        response = self._governed(prepared, route, timeout, deadline, stream, policy)
-                    else:
-                        response = self._attempt(prepared, route, timeout, deadline, stream, policy)
-                except RequestException as error:
-                    if policy is None:
-                        raise
-                    retries = retries or Retries(policy, transport, deadline, self._asked)
-                    again = partial(self._again, prepared, proxies, verify, cert, timeout, deadline, stream, policy)
-                    response = retries.settle(error, prepared, route.key, self._asked, again)
-                else:
-                    if policy is not None and (response.status_code in policy.statuses or policy.retry is not None):
-                        retries = retries or Retries(policy, transport, deadline, self._asked)
-                        again = partial(self._again, prepared, proxies, verify, cert, timeout, deadline, stream, policy)
-                        response = retries.settle(response, prepared, route.key, self._asked, again)
-                if prepared.hooks:
-                    response = self._call_hooks(prepared, response, timeout, stream)
-                if history:
-                    response.history = history[:]
-                if retries is not None:
-                    response.attempts = retries.attempts
-                if response.status_code not in REDIRECTS or not response.location:
-                    break
-                if not allow_redirects:
-                    with contextlib.suppress(RequestException):  # it may lead anywhere; nobody asked to go
-                        response.next = self._follow(prepared, response, cookies)
-                    break
-                following = self._leave(prepared, response, cookies, len(history))
-                history.append(response)
-                if not _is_same_place(prepared.target, following.target):
-                    cookies = None  # those of the call were meant for where it began
-                prepared = following
-                if not is_own and policy is not (policy := self._policy(prepared.url, retry)):
-                    retries = None
+            call = Call(
+                self,
+                timeout,
+                deadline,
+                self.stream if stream is None else stream,
+                self.verify if verify is None else verify,
+                self.cert if cert is None else cert,
+                proxies,
+                self._retry if retry is UNSET else as_policy(retry),
+            )
+            response = self._hop(request, call, retry)
+            if response.status_code in REDIRECTS or "get_redirect_target" in self._own_methods:
+                response = self._land(request, response, call, retry, allow_redirects)
         except BaseException as error:
             if meter is not None:
-                meter.raised(method, "" if route is None else route.key, error, transport.clock.now() - began)
+                host = "" if call is None or call.route is None else call.route.key
+                meter.raised(request.method, host, error, transport.clock.now() - began)
             raise
-        finally:
-            if claimed:
-                self._claims.clear()
         if meter is not None:
-            meter.note_call((method, response.status_code, self._ended - began))
+            meter.note_call((request.method, response.status_code, self._ended - began))
             if len(meter.calls) > meter.full:
                 meter.fold()
         return response
+
+    def resolve_redirects(
+        self,
+        resp: Response,
+        req: PreparedRequest,
+        stream: bool = False,
+        timeout: Any = None,
+        verify: bool | str | ssl.SSLContext | None = None,
+        cert: str | tuple[str, str] | None = None,
+        proxies: Mapping[str, str] | None = None,
+        yield_requests: bool = False,
+        retry: Any = UNSET,
+    ) -> Iterator[Any]:
+        """The responses that the redirect `resp`, the answer to `req`, leads to, sent for as the iteration goes.
+
+        With `yield_requests` the one request that it asks for, not sent.
+        """
+        timeout = self.timeout if timeout is None else timeout
+        timeout = self._defaults.timeout if timeout is None else self._defaults.timeout.override(timeout)
+        call = Call(
+            self,
+            timeout,
+            Deadline.after(timeout.total, self._transport.clock.now(), "Timeout.total"),
+            stream,
+            self.verify if verify is None else verify,
+            self.cert if cert is None else cert,
+            proxies,
+            self._retry if retry is UNSET else as_policy(retry),
+        )
+        if yield_requests:
+            yield self._follow(req, resp, call)
+            return
+        responses = self._redirects(req, resp, call, retry)
+        while True:
+            caller = get_ident()
+            claimed = self.owner != caller and self._claim(caller)
+            try:
+                response = next(responses, None)
+            finally:
+                if claimed:
+                    self._claims.clear()
+            if response is None:
+                return
+            yield response
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What was set; neither connections nor a lease."""
+        self._check_holder()
+        return {name: getattr(self, name) for name in _STATE} | getattr(self, "__dict__", {})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        Session.__init__(self)
+        mounted = state.pop("adapters")
+        for name, value in state.items():
+            setattr(self, name, value)
+        for prefix, adapter in mounted.items():
+            self.mount(prefix, adapter)
 
     def fork(self) -> Session:
         """A session of no lease, over the same connections, that starts with copies of this one's state.
@@ -648,6 +831,8 @@ class Session(Verbs):
     def close(self) -> None:
         """Close open streams, and the connections if they are this session's own; it can be used again afterwards."""
         self.close_streams()
+        for adapter in (self._adapters or {}).values():
+            adapter.close()
         if self._owns_transport:
             self._transport.close()
             self._transport = Transport("session", self._transport.limits, self._transport.clock)
@@ -705,7 +890,7 @@ class Session(Verbs):
         json: Any,
     ) -> PreparedRequest:
         if method not in _METHODS:
-            method = _method(method)
+            method = as_method(method)
         target = self._target(url, params)
         own = self._headers
         if headers:
@@ -715,20 +900,19 @@ class Session(Verbs):
         if hooks or self._hooks:
             prepared.hooks = {"response": [*self._hooks.get("response", ()), *as_hooks(hooks).get("response", ())]}
         if cookies or self._cookies:
-            self._add_cookies(prepared, cookies)
+            self._add_cookies(prepared, as_jar(cookies) if cookies else None)
         if data is not None or files or json is not None or headers or method not in _BODILESS:
             prepared.set_body(data, files, json)
-        handler = as_auth(auth) if auth is not None else self._auth
-        if handler is None and target.auth is not None:
-            handler = HTTPBasicAuth(*target.auth)
-        if handler is not None:
-            prepared = handler(prepared)
+        if auth is None:
+            auth = self._auth or target.auth
+        if auth is not None:
+            prepared = as_auth(auth)(prepared)  # type: ignore[misc]  # something was given
             prepared.describe_body_again()  # the handler may have changed it
         return prepared
 
     def _target(self, url: str | bytes, params: Any) -> Target:
-        if not isinstance(url, str):
-            url = url.decode("utf-8") if isinstance(url, bytes) else str(url)
+        if not isinstance(url, str) or url[:1] <= " ":
+            url = as_url(url)
         if self.base_url is not None:
             url = _join(self.base_url, url)
         own = self._params
@@ -737,37 +921,82 @@ class Session(Verbs):
             params = {name: value for name, value in merged.items() if value is not None}
         if params:
             url = add_params(url, params)
-        return parse_target(url.lstrip())
+        return parse_target(url)
 
-    def _add_cookies(self, prepared: PreparedRequest, extra: Any) -> None:
+    def _add_cookies(self, prepared: PreparedRequest, given: CookieJar | None) -> None:
+        """Those of the session, and `given`, the call's own."""
+        prepared.given_cookies = given
         if prepared.has_field("cookie"):
             return  # set by hand, as in requests
         target = prepared.target
-        overlay = as_jar(extra) if extra else None
         now = self._transport.clock.wall()
-        line = self.cookies.header(target.host, target.path, target.is_secure, now, overlay=overlay)
+        line = self.cookies.header(target.host, target.path, target.is_secure, now, overlay=given)
         if line is not None:
             prepared.add_field("Cookie", line)
 
-    def _route(
+    def prepare_request(self, request: Request) -> PreparedRequest:
+        """A request as `request` would send it, with the session's headers, params, auth, cookies and hooks.
+
+        Raises:
+            RequestException: A part of it may not be sent.
+        """
+        self._check_holder()
+        return self._prepare(
+            request.method or "",
+            request.url or "",
+            request.params,
+            request.data,
+            request.headers,
+            request.cookies,
+            request.files,
+            request.auth,
+            request.hooks,
+            request.json,
+        )
+
+    def merge_environment_settings(
         self,
-        prepared: PreparedRequest,
+        url: str,
         proxies: Mapping[str, str] | None,
-        verify: bool | str | ssl.SSLContext,
+        stream: bool | None,
+        verify: bool | str | ssl.SSLContext | None,
         cert: str | tuple[str, str] | None,
-    ) -> Route:
+    ) -> dict[str, Any]:
+        """What a call to `url` uses: what it says, else what the session says, else the environment."""
+        self._check_holder()
+        environment = self._defaults.environment_proxies if self.trust_env and self.passage is None else {}
+        target = parse_target(url)
+        proxy = _choose_proxy(target, proxies, self._proxies, environment)
+        merged = {**self._proxies, **(proxies or {})}
+        if proxy is not None and proxy not in merged.values():
+            merged[target.scheme] = proxy
+        return {
+            "proxies": merged,
+            "stream": self.stream if stream is None else stream,
+            "verify": self._verify(self.verify if verify is None else verify),
+            "cert": self.cert if cert is None else cert,
+        }
+
+    def _verify(self, verify: bool | str | ssl.SSLContext) -> bool | str | ssl.SSLContext:
+        environment = self._defaults.environment_ca
+        if verify is True:
+            return verify if environment is None or not self.trust_env else environment
+        return os.fspath(verify) if isinstance(verify, os.PathLike) else verify
+
+    def _route(self, prepared: PreparedRequest, call: Call) -> Route:
         defaults = self._defaults
         proxy = partition = None
-        if proxies or self._proxies or defaults.environment_proxies:
+        if call.proxies or self._proxies or defaults.environment_proxies:
             passage = self.passage
             environment = defaults.environment_proxies if self.trust_env or passage is not None else {}
-            proxy = _choose_proxy(prepared.target, proxies, self._proxies, environment)
+            proxy = _choose_proxy(prepared.target, call.proxies, self._proxies, environment)
             if passage is not None and proxy is ROTATED:
                 proxy, partition = passage.take(self._transport.clock.now()), passage.partition
-        if verify is not True:
-            verify = os.fspath(verify) if isinstance(verify, os.PathLike) else verify
-        elif defaults.environment_ca is not None and self.trust_env:
-            verify = defaults.environment_ca
+        verify, cert = call.verify, call.cert
+        if verify is not True or defaults.environment_ca is not None:
+            verify = self._verify(verify)
+        if call.adapter is not None and verify is True:
+            verify = call.adapter.tls() or verify
         if cert is not None:
             cert = tuple(cert) if isinstance(cert, list) else cert
         wanted = (prepared.target.origin, proxy, verify, cert, partition)
@@ -783,52 +1012,94 @@ class Session(Verbs):
             RequestException: The URL, or the proxy that it would go through, cannot be used.
         """
         prepared = PreparedRequest("GET", self._target(url, None), self._headers, self._headers.block())
-        return self._route(prepared, None, self.verify, self.cert)
+        timeout = self._defaults.timeout
+        return self._route(prepared, Call(self, timeout, NEVER, False, self.verify, self.cert, None, self._retry))
 
     # --- sending ---
 
-    def _policy(self, url: str, retry: Any) -> RetryPolicy | None:
-        """What is tried again: by what the call says, else by what is mounted for the URL, else the session's own."""
-        return self.get_adapter(url).policy(self._retry) if retry is UNSET else as_policy(retry)
+    def _hop(self, prepared: PreparedRequest, call: Call, retry: Any = UNSET) -> Response:
+        """One request and its response, by what is mounted; hooks called, redirects not followed."""
+        if self._adapters is not None or self._own_methods:
+            adapter = call.adapter = self.get_adapter(prepared.url)
+            if retry is UNSET and call.policy is not (policy := adapter.policy(self._retry)):
+                call.policy, call.retries = policy, None
+        response = self.exchange(prepared, call) if call.adapter is None else self.dispatch(prepared, call)
+        if prepared._hooks:
+            response = self._call_hooks(prepared, response, call)
+        if call.retries is not None:
+            response.attempts = call.retries.attempts
+        return response
 
-    def _again(
-        self,
-        prepared: PreparedRequest,
-        proxies: Mapping[str, str] | None,
-        verify: bool | str | ssl.SSLContext,
-        cert: str | tuple[str, str] | None,
-        timeout: Timeout,
-        deadline: Deadline,
-        stream: bool,
-        policy: RetryPolicy | None,
+    def dispatch(self, prepared: PreparedRequest, call: Call) -> Response:
+        """One request, sent by what is mounted."""
+        adapter = call.adapter
+        if adapter is None or adapter.is_plain:
+            return self.exchange(prepared, call)
+        clock = self._transport.clock
+        began = clock.now()
+        prepared.sender = call
+        try:
+            response = adapter.send(prepared, **call.settings())
+        finally:
+            prepared.sender = None
+        if not isinstance(response, Response):
+            raise TypeError(f"{type(adapter).__name__}.send must return a sessionpool.Response; got {response!r}")
+        if not response.is_received:
+            # Nothing of ours has seen it: what it lacks is done here, as it is for those that came by a connection.
+            self._ended = clock.now()
+            response.adopt(prepared, self._ended - began, stream=call.stream)
+            self.cookies.update(response.cookies)
+        return response
+
+    def exchange(self, prepared: PreparedRequest, call: Call) -> Response:
+        """One request over a connection, with its retries."""
+        policy = call.policy
+        call.route = route = self._route(prepared, call)
+        try:
+            if self._transport.hosts.watching:
+                response = self._governed(prepared, route, call)
+            else:
+                response = self._attempt(prepared, route, call)
+        except RequestException as error:
+            if policy is None:
+                raise
+            return self._settle(error, prepared, call, policy)
+        if policy is not None and (response.status_code in policy.statuses or policy.retry is not None):
+            return self._settle(response, prepared, call, policy)
+        return response
+
+    def _settle(
+        self, outcome: Response | RequestException, prepared: PreparedRequest, call: Call, policy: RetryPolicy
     ) -> Response:
+        """What the first attempt's outcome comes to in the end."""
+        if call.retries is None:
+            call.retries = Retries(policy, self._transport, call.deadline, self._asked)
+        route = call.route
+        assert route is not None
+        try:
+            return call.retries.settle(outcome, prepared, route.key, self._asked, partial(self._again, prepared, call))
+        finally:
+            del outcome  # an error refers to this frame, and the frame to it
+
+    def _again(self, prepared: PreparedRequest, call: Call) -> Response:
         """One more attempt, through another proxy if the session's has been taken out meanwhile."""
         if self.passage is not None:
             prepared.headers.pop("Proxy-Authorization", None)  # which is no other proxy's to see
-        route = self._route(prepared, proxies, verify, cert)
-        return self._governed(prepared, route, timeout, deadline, stream, policy)
+        return self._governed(prepared, self._route(prepared, call), call)
 
-    def _governed(
-        self,
-        prepared: PreparedRequest,
-        route: Route,
-        timeout: Timeout,
-        deadline: Deadline,
-        stream: bool,
-        policy: RetryPolicy | None,
-    ) -> Response:
+    def _governed(self, prepared: PreparedRequest, route: Route, call: Call) -> Response:
         """One attempt, when the host lets it go; what became of it is told to the governor."""
         hosts, clock = self._transport.hosts, self._transport.clock
-        patience = _PATIENCE if policy is None else policy.patience
+        patience = _PATIENCE if call.policy is None else call.policy.patience
         recalled: Recalled | None = None
         while True:
             self._asked = asked = clock.now()
             outcome: int | BaseException | None = None
             latency = None
             try:
-                has_slot = hosts.enter(route.key, patience, deadline, recalled)
+                has_slot = hosts.enter(route.key, patience, call.deadline, recalled)
                 asked = clock.now()
-                response = self._attempt(prepared, route, timeout, deadline, stream, policy, True, has_slot)
+                response = self._attempt(prepared, route, call, True, has_slot)
                 outcome, latency = response.status_code, response.latency(asked)
             except Recalled as again:
                 recalled = again
@@ -845,10 +1116,7 @@ class Session(Verbs):
         self,
         prepared: PreparedRequest,
         route: Route,
-        timeout: Timeout,
-        deadline: Deadline,
-        stream: bool,
-        policy: RetryPolicy | None,
+        call: Call,
         has_entered: bool = False,
         has_slot: bool = False,
         is_traced: bool = False,
@@ -856,24 +1124,22 @@ class Session(Verbs):
         """One request, one response; its cookies kept, its body read unless it is to be streamed."""
         transport = self._transport
         if transport.tracer is not None and not is_traced and (tracer := transport.tracer) is not None:
-            attempt = partial(
-                self._attempt, prepared, route, timeout, deadline, stream, policy, has_entered, has_slot, True
-            )
+            attempt = partial(self._attempt, prepared, route, call, has_entered, has_slot, True)
             try:
                 return tracer.attempt(prepared, attempt)
             except Recalled:
                 if has_entered:
                     raise
-                return self._governed(prepared, route, timeout, deadline, stream, policy)
+                return self._governed(prepared, route, call)
         watch = transport.watch
         self._asked = asked = transport.clock.now()
         try:
-            reply = transport.send(prepared, route, timeout, deadline, asked, has_slot)
+            reply = transport.send(prepared, route, call.timeout, call.deadline, asked, has_slot)
             try:
                 response = Response(reply, prepared)
                 if reply.head.set_cookie:
                     self._store_cookies(prepared.target, reply.head.set_cookie)
-                if not stream:
+                if not call.stream:
                     response.load()
                 elif not reply.ended:
                     if self._streams is None:
@@ -886,7 +1152,7 @@ class Session(Verbs):
         except Recalled:
             if has_entered or is_traced:
                 raise
-            return self._governed(prepared, route, timeout, deadline, stream, policy)
+            return self._governed(prepared, route, call)
         except RequestException as error:
             if error.request is None:
                 error.request = prepared
@@ -912,14 +1178,17 @@ class Session(Verbs):
                 watch.drop()
         return response
 
-    def _call_hooks(self, prepared: PreparedRequest, response: Response, timeout: Timeout, stream: bool) -> Response:
+    def _call_hooks(self, prepared: PreparedRequest, response: Response, call: Call) -> Response:
         first = response
+        first.connection = call
         try:
-            for hook in (prepared.hooks or {}).get("response", ()):
-                response = hook(response, timeout=timeout, stream=stream) or response
+            for hook in prepared.hooks.get("response", ()):
+                response = hook(response, **call.settings()) or response
         except BaseException:
             first.close()  # whoever catches that has no response to close
             raise
+        finally:
+            first.connection = None
         return response
 
     def _store_cookies(self, target: Target, lines: Iterable[str]) -> None:
@@ -927,10 +1196,80 @@ class Session(Verbs):
         for line in lines:
             self.cookies.store(line, target.host, target.path, target.is_secure, now)
 
-    def _leave(self, prepared: PreparedRequest, response: Response, cookies: Any, count: int) -> PreparedRequest:
+    # --- redirects ---
+
+    def _land(
+        self, prepared: PreparedRequest, response: Response, call: Call, retry: Any, allow_redirects: bool
+    ) -> Response:
+        """Where a redirect leads, in the end; itself, if nobody wants to go."""
+        if not allow_redirects:
+            if self.get_redirect_target(response) is not None:
+                with contextlib.suppress(RequestException):  # it may lead anywhere; nobody asked to go
+                    response.next = self._follow(prepared, response, call)
+            return response
+        for landed in self._redirects(prepared, response, call, retry):
+            response = landed
+        return response
+
+    def _redirects(self, prepared: PreparedRequest, response: Response, call: Call, retry: Any) -> Iterator[Response]:
+        """The responses that a redirect leads to, one by one, each with those before it as its history."""
+        history: list[Response] = []
+        while self.get_redirect_target(response) is not None:
+            following = self._leave(prepared, response, call, len(history))
+            history.append(response)
+            prepared = following
+            try:
+                if "send" in self._own_methods:
+                    self._followed = call
+                    try:
+                        response = self.send(prepared, allow_redirects=False, **call.settings())
+                    finally:
+                        self._followed = None
+                else:
+                    response = self._hop(prepared, call, retry)
+            except RequestException as error:
+                error.history = tuple(history)
+                raise
+            response.history = history[:]
+            yield response
+
+    def get_redirect_target(self, resp: Response) -> str | None:
+        """Where a response redirects to, as the server wrote it; `None` if it does not."""
+        location = resp.location if resp.is_redirect else None
+        if not location:
+            return None
+        try:
+            # Header bytes are read as Latin-1, but servers that do not escape send UTF-8.
+            return location.encode("latin-1").decode("utf-8")
+        except UnicodeError:
+            return location
+
+    def should_strip_auth(self, old_url: str, new_url: str) -> bool:
+        """Whether what proves who asks at one URL is none of the other's business."""
+        return not _is_same_place(parse_target(old_url), parse_target(new_url))
+
+    def rebuild_method(self, prepared_request: PreparedRequest, response: Response) -> None:
+        """Give a redirected request the method that the redirect leaves it."""
+        prepared_request.method = _redirected_method(prepared_request.method, response.status_code)
+
+    def rebuild_auth(self, prepared_request: PreparedRequest, response: Response) -> None:
+        """Take out of a redirected request what proves who asks, if it leads elsewhere (RFC 9110 §15.4)."""
+        headers = prepared_request.headers
+        if self.should_strip_auth(response.request.url, prepared_request.url):
+            # What the user meant for one origin is not another's to see.
+            for name in SECRET_FIELDS:
+                headers.pop(name, None)
+            prepared_request.given_cookies = None
+
+    def rebuild_proxies(self, prepared_request: PreparedRequest, proxies: Mapping[str, str] | None) -> Any:
+        """Take out of a redirected request what was for the proxy alone; the proxies to choose from stay."""
+        prepared_request.headers.pop("Proxy-Authorization", None)
+        return proxies
+
+    def _leave(self, prepared: PreparedRequest, response: Response, call: Call, count: int) -> PreparedRequest:
         """Be done with a redirect; the request that it asks for, if it may be followed after `count` others."""
         try:
-            following = self._follow(prepared, response, cookies)
+            following = self._follow(prepared, response, call)
             self._check_redirect(prepared, following, response, count)
         except BaseException:
             response.close()
@@ -957,8 +1296,8 @@ class Session(Verbs):
                 response=response,
             )
 
-    def _follow(self, prepared: PreparedRequest, response: Response, cookies: Any) -> PreparedRequest:
-        """The request that a redirect asks for (RFC 9110 §15.4); `cookies` are those given for the call.
+    def _follow(self, prepared: PreparedRequest, response: Response, call: Call) -> PreparedRequest:
+        """The request that a redirect asks for (RFC 9110 §15.4).
 
         Raises:
             InvalidURL, InvalidSchema: The location is no URL that can be fetched.
@@ -966,19 +1305,14 @@ class Session(Verbs):
         """
         old = prepared.target
         try:
-            new = parse_target(_absolute_location(response, old))
+            new = parse_target(_absolute(self.get_redirect_target(response) or "", old))
         except (InvalidURL, InvalidSchema) as error:
             message = f"{_wire.redacted(old.url)} redirects to what cannot be fetched: {error}"
             raise type(error)(message, request=prepared, response=response) from None
-        following = PreparedRequest(prepared.method, new, prepared.headers.copy(), None, prepared.hooks)
-        method = _redirected_method(prepared.method, response.status_code)
-        if method != prepared.method or response.status_code not in (
-            codes.temporary_redirect,
-            codes.permanent_redirect,
-        ):
-            following.method = method
-            following.drop_body()
-        else:
+        following = PreparedRequest(prepared.method, new, prepared.headers.copy(), None, prepared._hooks)
+        following.given_cookies = prepared.given_cookies
+        self.rebuild_method(following, response)
+        if following.method == prepared.method and response.status_code in _KEEPING:
             following.take_body_of(prepared)
             if not following.is_replayable:
                 raise UnrewindableBodyError(
@@ -987,22 +1321,19 @@ class Session(Verbs):
                     request=prepared,
                     response=response,
                 )
-        for name in ("Cookie", "Proxy-Authorization", "Host"):
+        else:
+            following.drop_body()
+        for name in ("Cookie", "Host"):
             following.headers.pop(name, None)
-        if not _is_same_place(old, new):
-            # RFC 9110 §15.4: what the user meant for one origin is not another's to see.
-            for name in SECRET_FIELDS:
-                following.headers.pop(name, None)
-            cookies = None
-        if cookies or self._cookies:
-            self._add_cookies(following, cookies)
+        call.proxies = self.rebuild_proxies(following, call.proxies)
+        self.rebuild_auth(following, response)
+        if following.given_cookies or self._cookies:
+            self._add_cookies(following, following.given_cookies)
         return following
 
 
-def _method(method: str | bytes) -> str:
-    method = method.decode("ascii") if isinstance(method, bytes) else str(method)
-    _wire.check_token(method, "a method")
-    return method.upper()
+# Redirects that ask for the same once more, body and all (RFC 9110 §15.4.8, §15.4.9).
+_KEEPING: Final = frozenset({codes.temporary_redirect, codes.permanent_redirect})
 
 
 def _join(base: str, url: str) -> str:
@@ -1013,11 +1344,7 @@ def _join(base: str, url: str) -> str:
         raise InvalidURL(f"URL {_wire.redacted(url)!r} cannot be parsed: {error}") from None
 
 
-def _absolute_location(response: Response, old: Target) -> str:
-    location = response.location or ""
-    with contextlib.suppress(UnicodeDecodeError):
-        # Header bytes are read as Latin-1, but servers that do not escape send UTF-8.
-        location = location.encode("latin-1").decode("utf-8")
+def _absolute(location: str, old: Target) -> str:
     absolute = _join(old.url, location)
     if "#" not in absolute and "#" in old.url:
         absolute += old.url[old.url.index("#") :]  # RFC 9110 §10.2.2
@@ -1075,37 +1402,3 @@ def _bypasses(host: str, port: int, environment: Mapping[str, str]) -> bool:
         except ValueError:
             continue
     return False
-
-
-def as_auth(auth: Any) -> Auth | None:
-    """An auth handler from what a user may give: a pair, a callable, or nothing."""
-    if auth is None or callable(auth):
-        return auth  # type: ignore[no-any-return]  # a user's callable
-    if isinstance(auth, (tuple, list)) and len(auth) == 2:
-        return HTTPBasicAuth(*auth)
-    raise ValueError(f"auth must be a pair (user, password) or a callable; got {type(auth).__name__}")
-
-
-def as_jar(cookies: Any) -> CookieJar:
-    """A jar from what a user may give: a jar, a mapping, or an `http.cookiejar.CookieJar`."""
-    if isinstance(cookies, CookieJar):
-        return cookies
-    if isinstance(cookies, Mapping):
-        return cookiejar_from_dict(cookies)
-    jar = CookieJar()
-    jar.update(cookies)
-    return jar
-
-
-def as_hooks(hooks: Hooks | None) -> dict[str, list[Any]]:
-    """Hooks as lists, from a function or several per event.
-
-    Raises:
-        ValueError: An event is not `response`.
-    """
-    tidy: dict[str, list[Any]] = {}
-    for event, functions in (hooks or {}).items():
-        if event != "response":
-            raise ValueError(f"the one event to hook is 'response'; got {event!r}")
-        tidy[event] = [functions] if callable(functions) else list(functions)
-    return tidy

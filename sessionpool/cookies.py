@@ -786,6 +786,11 @@ class CookieJar:
 RequestsCookieJar = CookieJar  # under the name that requests' users import
 
 
+def as_jar(cookies: Any) -> CookieJar:
+    """A jar from what a user may give: a jar, a mapping, or an `http.cookiejar.CookieJar`."""
+    return cookies if isinstance(cookies, CookieJar) else CookieJar.from_mapping(cookies)
+
+
 def cookiejar_from_dict(
     cookie_dict: Mapping[str, str] | None, cookiejar: CookieJar | None = None, overwrite: bool = True
 ) -> CookieJar:

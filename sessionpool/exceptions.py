@@ -12,15 +12,21 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self, overload
+
+from sessionpool._config import Timeout as TimeoutSettings
 
 if TYPE_CHECKING:
     from sessionpool._ledger import PoolStats
+    from sessionpool._messages import Response
     from sessionpool._retry import Attempt
 
 
 class NotSent(Exception):
-    """Mixin: the server never saw the request, so that it may be sent again whatever its method."""
+    """Mixin: the server never saw the request, so that it may be sent again whatever its method.
+
+    After redirects that is the last request, `error.request`, and `error.history` has those that went before.
+    """
 
 
 class MaySent(Exception):
@@ -35,9 +41,12 @@ class RequestException(IOError):
         response: The `Response` it was raised for, or `None`.
         attempts: Every `Attempt` of the request, the last one included, where a `RetryPolicy` was asked whether to
             try again; else empty.
+        history: The redirects that led to the request it was raised for, oldest first; servers have acted on what came
+            before these. A `NotSent` speaks of the last request alone.
     """
 
     attempts: Sequence[Attempt] = ()
+    history: Sequence[Response] = ()
 
     def __init__(self, *args: Any, request: Any = None, response: Any = None) -> None:
         self.response = response
@@ -48,6 +57,9 @@ class RequestException(IOError):
 class Timeout(RequestException):
     """Some time limit passed; catches `ConnectTimeout`, `ReadTimeout` and `PoolTimeout`.
 
+    Called with one of `connect`, `read`, `total` or `pool`, it gives the settings of that name instead, so that both
+    ``except sessionpool.Timeout`` and ``timeout=sessionpool.Timeout(read=10)`` mean what they say.
+
     Attributes:
         stage: Where `Timeout.total` was used up: lease, cool-down, throttle, permit, resolve, connect, tls, send, head,
             body or backoff; empty where another limit passed.
@@ -56,6 +68,23 @@ class Timeout(RequestException):
 
     stage: str = ""
     stages: Mapping[str, float] = MappingProxyType({})
+
+    @overload
+    def __new__(cls, *args: object, request: Any = None, response: Any = None) -> Self: ...
+    @overload
+    def __new__(  # type: ignore[misc]  # what it is called with settings for is no error
+        cls,
+        *,
+        connect: float | None = ...,
+        read: float | None = ...,
+        total: float | None = ...,
+        pool: float | None = ...,
+    ) -> TimeoutSettings: ...
+    def __new__(cls, *args: object, **kwargs: Any) -> Any:
+        """An error, or settings; see above."""
+        if cls is Timeout and kwargs and not kwargs.keys() & {"request", "response"}:
+            return TimeoutSettings(*args, **kwargs)
+        return super().__new__(cls, *args)
 
 
 # --- the pool and its leases: nothing was sent ---

@@ -9,8 +9,8 @@ from typing import Any
 import attrs
 import pytest
 
-from sessionpool import Limits, SessionPool, Timeout
-from sessionpool._config import AdaptiveConcurrency, AutoThrottle, CircuitBreaker, Governor, RateLimit
+from sessionpool import Limits, SessionPool
+from sessionpool._config import AdaptiveConcurrency, AutoThrottle, CircuitBreaker, Governor, RateLimit, Timeout
 
 
 def exactly(sentence: str) -> str:

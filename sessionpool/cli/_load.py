@@ -12,7 +12,7 @@ from sessionpool import Observer, RequestException
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sessionpool import Response, Session, Timeout
+    from sessionpool import Response, Session, TimeoutSettings
     from sessionpool.cli._output import Page
 
 _PIECE: Final = 64 * 1024
@@ -93,7 +93,7 @@ class Loader:
         timeout: Of each page from now on; may be replaced.
     """
 
-    def __init__(self, waits: Waits, timeout: Timeout) -> None:
+    def __init__(self, waits: Waits, timeout: TimeoutSettings) -> None:
         self.waits = waits
         self.timeout = timeout
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 import attrs
 
-from sessionpool import AutoThrottle, Governor, Limits, RateLimit, RetryPolicy, SessionPool, Timeout
+from sessionpool import AutoThrottle, Governor, Limits, RateLimit, RetryPolicy, SessionPool, Timeout, TimeoutSettings
 from sessionpool._version import __version__
 from sessionpool.cli._load import Loader, Waits
 from sessionpool.cli._output import Page, PageFile, ReaderGone, Unusable
@@ -256,7 +256,7 @@ def _pool(name: str, args: argparse.Namespace, waits: Waits) -> SessionPool:
     )
 
 
-def _timeout(args: argparse.Namespace, pause: float) -> Timeout:
+def _timeout(args: argparse.Namespace, pause: float) -> TimeoutSettings:
     """The limits of one page, where `pause` seconds are left between two requests to a host if not more are.
 
     Waiting for a connection has no limit of its own: whoever holds one is bound by `total`, a backstop against answers

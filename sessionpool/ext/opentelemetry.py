@@ -118,14 +118,13 @@ class _Tracer:
         call.begins = False
         return False
 
-    def call(self, function: Callable[..., Response], method: str | bytes, *arguments: Any) -> Response:
+    def call(self, request: PreparedRequest, function: Callable[[], Response]) -> Response:
         before = self._local.call
-        token = (method.decode("latin-1") if isinstance(method, bytes) else str(method)).upper()
-        attributes, name = self._describe_method(token)
+        attributes, name = self._describe_method(request.method)
         with self._spanned(f"sessionpool {name}", SpanKind.INTERNAL, attributes) as span:
             self._local.call = _Call(span)
             try:
-                response = function(method, *arguments)
+                response = function()
             except BaseException as error:
                 _note_error(span, error)
                 raise

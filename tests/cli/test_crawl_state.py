@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sessionpool import Timeout
+from sessionpool import TimeoutSettings
 from sessionpool.cli._crawl import Crawl
 from sessionpool.cli._load import Loader, Waits
 from sessionpool.cli._output import Page, Unusable
@@ -22,7 +22,7 @@ START = "http://h/"
 
 def crawl(url: str = START, **kwargs: Any) -> Crawl:
     robots = Robots("test", print, lambda url, pause: None)
-    return Crawl(url, robots, Loader(Waits(), Timeout()), **kwargs)
+    return Crawl(url, robots, Loader(Waits(), TimeoutSettings()), **kwargs)
 
 
 def page_of(task: Task, found: Iterable[str] = (), **kwargs: Any) -> Page:

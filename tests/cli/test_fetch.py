@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from sessionpool import Session, Timeout
+from sessionpool import Session
+from sessionpool._config import Timeout
 from sessionpool.cli import _run
 from sessionpool.cli._fetch import Listing
 from sessionpool.cli._load import Loader, Waits

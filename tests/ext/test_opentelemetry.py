@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sessionpool import Governor, Limits, RateLimit, RetryPolicy, SessionPool, Timeout
-from sessionpool.exceptions import ConnectError, InvalidURL, ReadTimeout
+from sessionpool.exceptions import ConnectError, InvalidProxyURL, InvalidURL, ReadTimeout
 from tests.helpers import PATIENCE, eventually, in_thread
 from tests.with_server.children import script
 from tests.with_server.echo_server import Answer, EchoServer, Seen, redirect
@@ -201,11 +201,13 @@ def test_a_failure_is_an_error(backend: Backend, pool: SessionPool) -> None:
 
 
 def test_a_call_that_comes_to_no_attempt(backend: Backend, pool: SessionPool) -> None:
-    """It is a span of its own, with the error."""
+    """It is a span of its own, with the error; what cannot even be prepared is no call."""
     with pytest.raises(InvalidURL):
         pool.get("http://")
+    with pytest.raises(InvalidProxyURL):
+        pool.get("http://127.0.0.1/", proxies={"http": "http://"})
 
-    assert [said(span)["error.type"] for span in backend.calls] == ["sessionpool.exceptions.InvalidURL"]
+    assert [said(span)["error.type"] for span in backend.calls] == ["sessionpool.exceptions.InvalidProxyURL"]
     assert (backend.attempts, backend.points()) == ([], [])
 
 

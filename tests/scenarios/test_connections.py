@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sessionpool import Limits, Timeout
+from sessionpool import Limits, Timeout, TimeoutSettings
 from sessionpool.exceptions import (
     ConnectionBroken,
     MaySent,
@@ -248,10 +248,10 @@ def test_bad_hosts_of_every_kind_beside_a_good_one(scenario: Scenario) -> None:
         serving([lambda peer: peer.send(b"this is no TLS\r\n"), discard], repeat=True) as plain,
         serving([repeatedly(expect(), send(OK))], repeat=True) as good,
     ):
-        bad: list[tuple[str, Timeout, type[RequestException], type[Exception]]] = [
+        bad: list[tuple[str, TimeoutSettings, type[RequestException], type[Exception]]] = [
             (deaf.url, Timeout(read=0.1), ReadTimeout, MaySent),
-            ("http://no-such-host.invalid/", Timeout(), NameResolutionError, NotSent),
-            (secure.format(plain.port), Timeout(), SSLError, NotSent),
+            ("http://no-such-host.invalid/", Timeout(read=30), NameResolutionError, NotSent),
+            (secure.format(plain.port), Timeout(read=30), SSLError, NotSent),
             (secure.format(deaf.port), Timeout(connect=0.1), RequestException, NotSent),
             (slow.url, Timeout(total=0.5), ReadTimeout, MaySent),
         ]

@@ -259,9 +259,9 @@ def test_the_limit_that_passes_first_is_named(what: str, total: float, scenario:
         pool = scenario.pool(timeout=timeout, limits=Limits(overrides={"127.0.0.1": 1}))
         held = None
         if what == "pool":
-            held = in_thread(pool.get, server.url + "stream", stream=True, timeout=Timeout()).get()
+            held = in_thread(pool.get, server.url + "stream", stream=True, timeout=Timeout(total=None)).get()
         elif what == "read":
-            pool.get(server.url + "stream", stream=True, timeout=Timeout()).close()
+            pool.get(server.url + "stream", stream=True, timeout=Timeout(total=None)).close()
         error, _ = refusal(lambda: pool.get(deaf if what == "connect" else server.url + "silent"))
         if held is not None:
             held.close()

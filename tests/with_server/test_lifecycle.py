@@ -15,7 +15,7 @@ import attrs
 import pytest
 import trustme
 
-from sessionpool import Limits, Observer, SessionPool, Timeout
+from sessionpool import Limits, Observer, SessionPool, Timeout, TimeoutSettings
 from sessionpool.exceptions import (
     ConnectError,
     ConnectionError,
@@ -532,7 +532,7 @@ def test_a_closed_pool_is_not_warmed_up(server: EchoServer) -> None:
     with pytest.raises(PoolClosed, match="'crawl' is closed"):
         pool.warm_up(server.url)
     with pytest.raises(PoolClosed, match="'crawl' is closed"):
-        pool._transport.warm_up(pool._new_session().route_to(server.url), 1, Timeout())
+        pool._transport.warm_up(pool._new_session().route_to(server.url), 1, TimeoutSettings())
 
     assert server.accepted == 0
 

@@ -510,8 +510,7 @@ def test_no_proxy_spares_a_domain(
     monkeypatch.setenv("HTTP_PROXY", proxy.url)
     monkeypatch.setenv("NO_PROXY", no_proxy)
     with Session() as session:
-        prepared = session._prepare("GET", f"http://{host}/", *[None] * 8)
-        route = session._route(prepared, None, True, None)
+        route = session.route_to(f"http://{host}/")
 
     assert (route.proxy is None) is spared
 
