@@ -571,6 +571,7 @@ class Reply:
     Attributes:
         head: The head.
         elapsed: Seconds from asking for a connection to the end of the head.
+        permit: What the connection was had by.
         sent: Bytes of the request, chunk framing not counted.
         received: Bytes of the body so far.
         complete: The body has been read to its end.
@@ -583,10 +584,10 @@ class Reply:
         "_lease",
         "_left",
         "_owner",
-        "_permit",
         "complete",
         "elapsed",
         "head",
+        "permit",
         "received",
         "sent",
         "trailers",
@@ -602,7 +603,7 @@ class Reply:
         sent: int,
     ) -> None:
         self._connection = connection
-        self._permit = permit
+        self.permit = permit
         self._owner: Owner | None = owner  # None once the connection has gone back
         # Bytes to come, of the current chunk if chunked; None: until the connection ends.
         self._left: int | None = 0 if head.chunked else head.length
@@ -618,7 +619,7 @@ class Reply:
 
     def unbind(self) -> None:
         """It is a stream, to be read by its thread or by another that has the response."""
-        self._permit.bound = False
+        self.permit.bound = False
 
     def keep(self, lease: Releasable) -> None:
         """Release `lease` when the body has ended; now, if it has.
@@ -629,13 +630,8 @@ class Reply:
             lease.release()
         else:
             self._lease = lease
-            self._permit.bound = False
+            self.permit.bound = False
             lease.unbind()
-
-    @property
-    def granted(self) -> float:
-        """The instant at which the connection was had, or the right to open one."""
-        return self._permit.since
 
     @property
     def ended(self) -> bool:
@@ -710,7 +706,7 @@ class Reply:
         """Give the connection back from a finalizer: without waiting for a lock, without calling a user's code."""
         owner, self._owner = self._owner, None
         if owner is not None:
-            owner.reclaim(self._permit, self._connection)
+            owner.reclaim(self.permit, self._connection)
             if self._lease is not None:
                 self._lease.abandon()
 
@@ -755,9 +751,9 @@ class Reply:
         if owner is not None:
             self.complete = complete
             try:
-                owner.take_back(self._permit, self._connection, self.head, complete=complete, received=self.received)
+                owner.take_back(self.permit, self._connection, self.head, complete=complete, received=self.received)
             except BaseException:  # Ctrl-C on the way; giving back twice is harmless, not at all is not
-                owner.reclaim(self._permit, self._connection)
+                owner.reclaim(self.permit, self._connection)
                 raise
             if self._lease is not None:
                 self._lease.release()

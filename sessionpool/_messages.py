@@ -1142,7 +1142,7 @@ class Response:
     def latency(self, asked: float) -> float | None:
         """Seconds to the end of the head, without the wait for a connection; `asked`: when that began."""
         reply = self._reply
-        return None if reply is None else reply.elapsed - (reply.granted - asked)
+        return None if reply is None else reply.elapsed - (reply.permit.since - asked)
 
     def hold(self, lease: Releasable) -> None:
         """Release `lease` when the body has ended; now, if it has."""

@@ -1147,6 +1147,8 @@ class Session(Verbs):
                     self._streams.add(reply)
                     reply.unbind()
             except BaseException:
+                if watch.meter is not None:
+                    watch.meter.waited_in_vain(route.key, reply.permit.since - asked)
                 reply.close()
                 raise
         except Recalled:
@@ -1169,7 +1171,8 @@ class Session(Verbs):
         meter = watch.meter
         if meter is not None:
             self._ended = ended = transport.clock.now()
-            meter.note_attempt((route.key, ended - asked, reply.sent, reply.received))
+            waited = reply.permit.since - asked
+            meter.note_attempt((route.key, waited, ended - asked, reply.sent, reply.received))
         if watch.responded is not None:
             seconds = transport.clock.now() - asked
             try:

@@ -171,9 +171,6 @@ class Transport:
                     self.gate.release(permit, permit.item)
                     raise
             watch = self.watch
-            meter = watch.meter
-            if meter is not None:
-                meter.note_wait((route.key, 0.0 if permit.baton is None else self.clock.now() - asked))
             if watch.waited is not None:
                 try:
                     watch.waited(route.key, self.clock.now() - asked)
@@ -214,6 +211,8 @@ class Transport:
             return Reply(connection, head, permit, self, self.clock.now() - asked, sent)
         except BaseException:
             try:
+                if permit.state is LEASED and self.watch.meter is not None:
+                    self.watch.meter.waited_in_vain(route.key, permit.since - asked)
                 if permit.item is not None:
                     self.close_connection(permit.item, "broken")
                 self.gate.release(permit)

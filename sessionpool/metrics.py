@@ -227,8 +227,8 @@ class Meter:
         read: Gives a function that reads what the pool knows anyway, or `None` when the pool is gone.
 
     Attributes:
-        note_wait: Takes (host, seconds until a connection was granted).
-        note_attempt: Takes (host, seconds, bytes sent, bytes received), of a request that was answered.
+        note_attempt: Takes (host, seconds until a connection was granted, seconds in all, bytes sent, bytes received),
+            of a request that was answered.
         note_call: Takes (method, status, seconds), of a whole call that was answered.
         note_held: Takes the seconds that a lease was held.
         calls, leases: What the last two have written down. Whoever finds more than `full` in there calls `fold`.
@@ -246,7 +246,6 @@ class Meter:
         "_name",
         "_read",
         "_registry",
-        "_waits",
         "calls",
         "full",
         "is_over",
@@ -254,7 +253,6 @@ class Meter:
         "note_attempt",
         "note_call",
         "note_held",
-        "note_wait",
     )
 
     def __init__(self, name: str, settings: Metrics, read: Callable[[], Callable[[], Reading] | None]) -> None:
@@ -268,14 +266,12 @@ class Meter:
         self._begin_counting()
 
     def _begin_counting(self) -> None:
-        self._waits: list[Any] = []
         self._attempts: list[Any] = []
         self.calls: list[Any] = []
         self.leases: list[float] = []
         # What is rare: the series, what it goes up by (a histogram: what it observes).
         self._events: list[tuple[tuple[str, tuple[str, ...]], float]] = []
         # Each is one call of a C function, which is atomic, with and without a GIL.
-        self.note_wait = self._waits.extend
         self.note_attempt = self._attempts.extend
         self.note_call = self.calls.extend
         self.note_held = self.leases.append
@@ -345,6 +341,10 @@ class Meter:
         self._add("request_errors_total", (_error(type(error)), self._labels.of(host)), 1)
         self._note_deadline(error)
 
+    def waited_in_vain(self, host: str, seconds: float) -> None:
+        """A connection was granted after so long, and nothing came of it."""
+        self._add("connection_wait_seconds", (self._labels.of(host),), seconds)
+
     def streamed(self, host: str, received: int) -> None:
         """A body that was read as a stream has ended, at its end or before."""
         self._add("response_bytes_total", (self._labels.of(host),), received)
@@ -400,7 +400,7 @@ class Meter:
     def _fold(self) -> None:
         """Count what has been written down, many at a time, which costs a tenth of doing it one by one."""
         label_of = self._labels.of
-        (hosts, waits), (answering, took, sent, received) = _take(self._waits, 2), _take(self._attempts, 4)
+        hosts, waits, took, sent, received = _take(self._attempts, 5)
         if self._labels.is_off:
             self._observe("connection_wait_seconds", ("",), waits)
             self._observe("attempt_duration_seconds", ("",), took)
@@ -409,11 +409,11 @@ class Meter:
         else:
             for host, each in _grouped(hosts, waits):
                 self._observe("connection_wait_seconds", (label_of(host),), each)
-            for host, each in _grouped(answering, took):
+            for host, each in _grouped(hosts, took):
                 self._observe("attempt_duration_seconds", (label_of(host),), each)
-            for host, each in _grouped(answering, sent):
+            for host, each in _grouped(hosts, sent):
                 self._count("request_bytes_total", (label_of(host),), sum(each))
-            for host, each in _grouped(answering, received):
+            for host, each in _grouped(hosts, received):
                 self._count("response_bytes_total", (label_of(host),), sum(each))
         methods, statuses, took = _take(self.calls, 3)
         for (method, status), each in _grouped(list(zip(methods, statuses, strict=True)), took):

@@ -154,8 +154,8 @@ MUTANTS: Final = (
     Mutant(
         "any exception gives the permit back",
         "_transport.py",
-        "        except BaseException:\n            try:\n                if permit.item is not None:\n",
-        "        except Exception:\n            try:\n                if permit.item is not None:\n",
+        "        except BaseException:\n            try:\n                if permit.state is",
+        "        except Exception:\n            try:\n                if permit.state is",
         ("tests/scenarios", "tests/with_server/test_pool.py", "tests/with_server/test_faults.py"),
     ),
     Mutant(

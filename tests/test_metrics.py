@@ -206,7 +206,7 @@ def test_buckets_are_those_of_prometheus(amounts: list[float]) -> None:
     meter.begin()
     theirs = Histogram("theirs", "for comparison", ["pool"], registry=registry, buckets=WAITS).labels("crawl")
     for amount in amounts:
-        meter.note_wait((HOST, amount))
+        meter.note_attempt((HOST, amount, amount, 1, 1))
         theirs.observe(amount)
     found = series(registry)
     ours = {labels: number for (name, labels), number in found.items() if "wait_seconds_bucket" in name}
@@ -221,7 +221,7 @@ def test_no_count_is_lost(meter: Meter, registry: CollectorRegistry, switch_inte
 
     def work() -> None:
         for _ in range(2000):
-            meter.note_attempt((HOST, 0.01, 10, 20))
+            meter.note_attempt((HOST, 0.0, 0.01, 10, 20))
             meter.note_call(("GET", 200, 0.01))
             if len(meter.calls) > meter.full:
                 meter.fold()
@@ -464,8 +464,8 @@ def test_a_missed_deadline_is_told_by_its_stage(meter: Meter, registry: Collecto
 
 def tell_all(meter: Meter, host: str) -> None:
     """Everything that has to do with a host."""
-    meter.note_wait((host, 0.0))
-    meter.note_attempt((host, 0.01, 1, 1))
+    meter.note_attempt((host, 0.0, 0.01, 1, 1))
+    meter.waited_in_vain(host, 0.01)
     meter.connected(host, 0.01)
     meter.closed(host, "stale")
     meter.failed("GET", host, ReadTimeout("late"), 0.01)
