@@ -42,12 +42,13 @@ from sessionpool._messages import (
     as_url,
     parse_target,
 )
+from sessionpool._netrc import find, read_netrc
 from sessionpool._proxies import ROTATED, Passage
 from sessionpool._retry import Retries, RetryPolicy, as_policy
 from sessionpool._transport import Transport
 from sessionpool._version import __version__
 from sessionpool.adapters import BaseAdapter, HTTPAdapter
-from sessionpool.auth import HTTPProxyAuth
+from sessionpool.auth import HTTPBasicAuth, HTTPProxyAuth
 from sessionpool.cookies import CookieJar, as_jar
 from sessionpool.exceptions import (
     InsecureRedirect,
@@ -131,6 +132,7 @@ class Defaults:
     retry: RetryPolicy | None
     environment_proxies: Mapping[str, str]  # a rotation's, which takes the environment's place, where the pool has one
     environment_ca: str | None
+    netrc: Mapping[str, tuple[str, str]] = attrs.field(repr=False)
 
     @classmethod
     def of(
@@ -184,6 +186,7 @@ class Defaults:
             environment_ca=(os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE"))
             if trust_env
             else None,
+            netrc=read_netrc() if trust_env else {},
         )
 
 
@@ -897,17 +900,20 @@ class Session(Verbs):
             prepared = PreparedRequest(method, target, own.merged(headers))
         else:
             prepared = PreparedRequest(method, target, own, own.block())
-        if hooks or self._hooks:
-            prepared.hooks = {"response": [*self._hooks.get("response", ()), *as_hooks(hooks).get("response", ())]}
         if cookies or self._cookies:
             self._add_cookies(prepared, as_jar(cookies) if cookies else None)
         if data is not None or files or json is not None or headers or method not in _BODILESS:
             prepared.set_body(data, files, json)
         if auth is None:
             auth = self._auth or target.auth
+            if auth is None and self._defaults.netrc and self.trust_env and not prepared.has_field("authorization"):
+                auth = find(self._defaults.netrc, target.host)
         if auth is not None:
             prepared = as_auth(auth)(prepared)  # type: ignore[misc]  # something was given
             prepared.describe_body_again()  # the handler may have changed it
+        if hooks or self._hooks:  # after those of auth, so that a user's see what these have come to
+            prepared.prepare_hooks(self._hooks)
+            prepared.prepare_hooks(hooks)
         return prepared
 
     def _target(self, url: str | bytes, params: Any) -> Target:
@@ -1186,7 +1192,8 @@ class Session(Verbs):
         first.connection = call
         try:
             for hook in prepared.hooks.get("response", ()):
-                response = hook(response, **call.settings()) or response
+                replaced = hook(response, **call.settings())
+                response = response if replaced is None else replaced  # one that is not `ok` is false
         except BaseException:
             first.close()  # whoever catches that has no response to close
             raise
@@ -1263,6 +1270,10 @@ class Session(Verbs):
             for name in SECRET_FIELDS:
                 headers.pop(name, None)
             prepared_request.given_cookies = None
+            # Only who is named: what is meant for any other host is not for those that a server chooses.
+            named = self._defaults.netrc.get(prepared_request.target.host) if self.trust_env else None
+            if named is not None:
+                HTTPBasicAuth(*named)(prepared_request)
 
     def rebuild_proxies(self, prepared_request: PreparedRequest, proxies: Mapping[str, str] | None) -> Any:
         """Take out of a redirected request what was for the proxy alone; the proxies to choose from stay."""
