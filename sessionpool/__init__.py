@@ -1,6 +1,6 @@
 """Thread-safe pools of isolated HTTP sessions that share one bounded, fair set of connections per host."""
 
-from sessionpool import adapters, auth, cookies, exceptions
+from sessionpool import adapters, auth, cookies, exceptions, hooks, models, sessions, status_codes, structures, utils
 from sessionpool._api import delete, get, head, options, patch, post, put, request, session
 from sessionpool._codes import codes
 from sessionpool._config import (
@@ -80,10 +80,16 @@ __all__ = [
     "exceptions",
     "get",
     "head",
+    "hooks",
+    "models",
     "options",
     "patch",
     "post",
     "put",
     "request",
     "session",
+    "sessions",
+    "status_codes",
+    "structures",
+    "utils",
 ]

@@ -989,13 +989,7 @@ class Response:
     @property
     def links(self) -> dict[str, dict[str, str]]:
         """The `Link` field, taken apart (RFC 8288), by relation or else by URL."""
-        found = {}
-        for url, parameters in _LINK.findall(self.headers.get("link", "")):
-            link = {"url": url.strip()}
-            for name, double, single, bare in _LINK_PARAMETER.findall(parameters):
-                link[name] = double or single or bare.strip()
-            found[link.get("rel") or link["url"]] = link
-        return found
+        return {link.get("rel") or link["url"]: link for link in parse_links(self.headers.get("link", ""))}
 
     def raise_for_status(self) -> None:
         """Raise if the status is one of 4xx or 5xx.
@@ -1208,6 +1202,17 @@ class Response:
             raise _wire.own_error(error, self.request.target.host) from error
         if self._reply is not None:
             _wire.check_decoded(raw, self.request.target.host)
+
+
+def parse_links(value: str) -> list[dict[str, str]]:
+    """The links of a `Link` field (RFC 8288): of each its `url`, and its parameters by name."""
+    links = []
+    for url, parameters in _LINK.findall(value):
+        link = {"url": url.strip()}
+        for name, double, single, bare in _LINK_PARAMETER.findall(parameters):
+            link[name] = double or single or bare.strip()
+        links.append(link)
+    return links
 
 
 def _charset(content_type: str | None) -> str | None:

@@ -11,14 +11,15 @@ a level of its own for the path would save nothing: what a host is sent is looke
 What holds after every call (`tests/test_cookies.py` checks this list against a model):
 
 1.  A cookie is filed under its domain, a domain without cookies is forgotten, and the counts are right.
-2.  `_Index.backwards` holds those domains, spelt backwards and sorted: all below a domain are one run in it.
+2.  `_Index.guards` holds name and domain, the latter spelt backwards, of each Secure cookie, sorted: those of one name
+    below one domain are one run in it.
 3.  A cached line is, until its instant, what would be assembled anew.
 4.  Cookies set in this jar have ascending creation times, even while the clock stands still or goes back.
 5.  A new jar holds no container, nor does a cleared one.
 
-Nothing here tells the time: `now`, wall seconds, is handed to `header` and `store`. The mapping methods have
-no `now`, so they show whatever is stored. An expired cookie is never sent; it leaves the jar when a header is
-next assembled for its domain, when a quota needs its place, or with `clear_expired`.
+`now`, wall seconds, is handed to `header` and `store`; only what has the interface of others asks the clock. The
+mapping methods have no `now`, so they show whatever is stored. An expired cookie is never sent; it leaves the jar when
+a header is next assembled for its domain, when a quota needs its place, or with `clear_expired`.
 """
 
 from __future__ import annotations
@@ -27,10 +28,15 @@ import bisect
 import datetime as dt
 import functools
 import http.cookiejar
+import itertools
 import math
 import os
 import re
+import tempfile
 import threading
+import urllib.request
+from collections.abc import Mapping
+from http.cookies import Morsel
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
@@ -38,8 +44,11 @@ import attrs
 import idna
 import publicsuffixlist
 
+from sessionpool import _wire
+from sessionpool._clock import SYSTEM_CLOCK
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
 
 __all__ = [
     "Cookie",
@@ -47,11 +56,18 @@ __all__ = [
     "CookieJar",
     "RequestsCookieJar",
     "cookiejar_from_dict",
+    "create_cookie",
+    "extract_cookies_to_jar",
+    "get_cookie_header",
+    "merge_cookies",
+    "morsel_to_cookie",
     "parse_date",
+    "remove_cookie_by_name",
 ]
 
 SameSite: TypeAlias = Literal["Strict", "Lax", "None"]
-Cookies: TypeAlias = "CookieJar | http.cookiejar.CookieJar | Mapping[str, str] | Iterable[tuple[str, str]]"
+Value: TypeAlias = "str | Morsel[Any] | None"
+Cookies: TypeAlias = "CookieJar | http.cookiejar.CookieJar | Mapping[str, Value] | Iterable[tuple[str, Value]]"
 
 _Snapshot: TypeAlias = "list[tuple[Cookie, float]]"  # cookies with their last access
 
@@ -60,6 +76,8 @@ PAIR_LIMIT: Final = 4096  # §5.6 step 5: octets of name and value together
 ATTRIBUTE_LIMIT: Final = 1024  # §5.6, attributes, step 6
 DOMAIN_QUOTA: Final = 50  # §6.1
 TOTAL_QUOTA: Final = 3000  # §6.1
+_BY_HAND: Final = math.inf  # for the time of the last access: no quota is ever to reach this cookie
+_UNSET: Final[Any] = object()
 
 # A cookie's last access is noted when a line is assembled, not each time it is sent, and no line lives longer
 # than this: eviction by last access (§5.7) is right to the minute, as in browsers, and a cached line costs no
@@ -80,7 +98,7 @@ class CookieConflictError(RuntimeError):
 
 @attrs.frozen(weakref_slot=False)
 class Cookie:
-    """One cookie; immutable.
+    """One cookie; immutable, so set a changed one in its place: `jar.set_cookie(attrs.evolve(cookie, path="/"))`.
 
     Attributes:
         name: May be empty; then only the value is sent.
@@ -106,9 +124,19 @@ class Cookie:
     host_only: bool = False
     created: float = attrs.field(default=0.0, eq=False)
 
-    def is_expired(self, now: float) -> bool:
-        """Whether it is no longer to be sent at `now`, in wall seconds."""
-        return self.expires is not None and self.expires <= now
+    def is_expired(self, now: float | None = None) -> bool:
+        """Whether it is no longer to be sent at `now`, in wall seconds; left out: at this moment."""
+        return self.expires is not None and self.expires <= (SYSTEM_CLOCK.wall() if now is None else now)
+
+    def has_nonstandard_attr(self, name: str) -> bool:
+        """Whether it has HttpOnly, or SameSite; under the name that `http.cookiejar` gave this question."""
+        return self.get_nonstandard_attr(name, _UNSET) is not _UNSET
+
+    def get_nonstandard_attr(self, name: str, default: str | None = None) -> str | None:
+        """The value of HttpOnly, which is empty, or of SameSite; `default` if it does not have that."""
+        attributes = {"httponly": "" if self.http_only else None, "samesite": self.same_site}
+        value = attributes.get(name.lower())
+        return default if value is None else value
 
 
 # --- dates, hosts and paths: §5.1 ---
@@ -145,8 +173,8 @@ def parse_date(text: str) -> float | None:
 
 
 def _canonical(domain: str) -> str:
-    """A domain as people write it in the form used here: lower case, A-labels, no leading dot (§5.1.2)."""
-    domain = domain.removeprefix(".").lower()
+    """A domain as people write it in the form used here: lower case, A-labels, no leading dot or bracket (§5.1.2)."""
+    domain = domain.removeprefix(".").lower().strip("[]")
     if domain.isascii():
         return domain
     try:
@@ -162,7 +190,7 @@ def _is_address(host: str) -> bool:
 @functools.lru_cache(maxsize=1024)
 def _lineage(host: str) -> tuple[str, ...]:
     """The domains that a host domain-matches: itself and all above, but none above an address (§5.1.3)."""
-    dots = [] if _is_address(host) else [dot.end() for dot in re.finditer(r"\.", host)]
+    dots = [] if _is_address(host) else [dot.end() for dot in re.finditer(r"\.(?=.)", host)]
     return host, *(host[dot:] for dot in dots)
 
 
@@ -318,7 +346,7 @@ def _received(line: str, host: str, path: str, secure: bool, now: float, *, crea
 
 @attrs.define(eq=False, weakref_slot=False)
 class _Kept:
-    """A cookie in a jar, and when it was last set or sent."""
+    """A cookie in a jar, and when it was last set or sent, or `_BY_HAND`."""
 
     cookie: Cookie
     accessed: float
@@ -355,14 +383,14 @@ class _Line(NamedTuple):
 class _Index:
     """The cookies of a jar that is not empty, by domain, and the lines assembled from them."""
 
-    __slots__ = ("backwards", "count", "domains", "lines", "newest", "secure")
+    __slots__ = ("count", "domains", "guards", "lines", "newest", "received")
 
     def __init__(self) -> None:
         self.domains: dict[str, dict[tuple[str, str, bool], _Kept]] = {}
-        self.backwards: list[str] = []
+        self.guards: list[tuple[str, str]] = []
         self.lines: dict[tuple[str, bool], _Line] = {}
         self.count = 0
-        self.secure = 0  # how many of the cookies are
+        self.received = 0  # how many of the cookies servers have set
         self.newest = 0.0
 
     def __iter__(self) -> Iterator[_Kept]:
@@ -377,15 +405,17 @@ class _Index:
             self.drop(place.cookie)
             place = None
         if place is None:
+            self.forget_lines(cookie)
+            if cookie.secure:
+                self.guard(cookie)
             if cookie.domain not in self.domains:
                 self.domains[cookie.domain] = {}
-                bisect.insort(self.backwards, cookie.domain[::-1])
             self.domains[cookie.domain][key] = _Kept(cookie, accessed)
             self.count += 1
-            self.secure += cookie.secure
+            self.received += accessed < _BY_HAND
             self.newest = max(self.newest, cookie.created)
-            self.lines.clear()
             return
+        self.received += (accessed < _BY_HAND) - (place.accessed < _BY_HAND)
         place.accessed = accessed
         old = place.cookie
         if old == cookie:
@@ -393,22 +423,43 @@ class _Index:
         # A cookie that only lives longer, as when a session is prolonged, leaves the lines as they are.
         shorter = cookie.expires is not None and (old.expires is None or cookie.expires < old.expires)
         if shorter or old.value != cookie.value or old.secure != cookie.secure:
-            self.lines.clear()
-        self.secure += cookie.secure - old.secure
+            self.forget_lines(cookie)
+        if cookie.secure and not old.secure:
+            self.guard(cookie)
         place.cookie = _created(cookie, old.created)
+        if old.secure and not cookie.secure:
+            self.unguard(cookie)
 
     def drop(self, cookie: Cookie) -> None:
         """Forget the cookie with this one's domain, path, name and host-only flag, if there is one."""
         kept = self.domains.get(cookie.domain, {})
-        dropped = kept.pop((cookie.path, cookie.name, cookie.host_only), None)
-        if dropped is None:
+        key = (cookie.path, cookie.name, cookie.host_only)
+        if key not in kept:
             return
+        self.forget_lines(cookie)
+        dropped = kept.pop(key)
         self.count -= 1
-        self.secure -= dropped.cookie.secure
-        self.lines.clear()
+        self.received -= dropped.accessed < _BY_HAND
+        if dropped.cookie.secure:
+            self.unguard(cookie)
         if not kept:
             del self.domains[cookie.domain]
-            del self.backwards[bisect.bisect_left(self.backwards, cookie.domain[::-1])]
+
+    def forget_lines(self, cookie: Cookie) -> None:
+        """Those it has a part in. Many sites change a cookie with every answer; that need not concern the others."""
+        if cookie.host_only:
+            self.lines.pop((cookie.domain, True), None)
+            self.lines.pop((cookie.domain, False), None)
+        else:
+            self.lines.clear()
+
+    # Guarded before it is there, and until it is gone: an interrupt in between leaves a guard too many, which does no
+    # harm, rather than a cookie that nothing protects.
+    def guard(self, cookie: Cookie) -> None:
+        bisect.insort(self.guards, (cookie.name, cookie.domain[::-1]))
+
+    def unguard(self, cookie: Cookie) -> None:
+        del self.guards[bisect.bisect_left(self.guards, (cookie.name, cookie.domain[::-1]))]
 
     def matching(self, host: str, secure: bool, now: float) -> list[Cookie]:
         """A host's cookies, whatever their path (§5.8.3 step 1); they count as accessed, expired ones go."""
@@ -419,7 +470,8 @@ class _Index:
                 if cookie.is_expired(now):
                     self.drop(cookie)
                 elif (secure or not cookie.secure) and (domain == host or not cookie.host_only):
-                    kept.accessed = now
+                    if kept.accessed < _BY_HAND:
+                        kept.accessed = now
                     found.append(cookie)
         return found
 
@@ -430,36 +482,37 @@ class _Index:
         self.lines[host, secure] = line
         return line
 
-    def below(self, domain: str) -> Iterator[str]:
-        """The domains with cookies that lie below this one."""
+    def guarded_below(self, name: str, domain: str) -> Iterator[str]:
+        """The domains below this one that have a Secure cookie of that name."""
         start = domain[::-1] + "."
-        for i in range(bisect.bisect_left(self.backwards, start), len(self.backwards)):
-            if not self.backwards[i].startswith(start):
+        for i in range(bisect.bisect_left(self.guards, (name, start)), len(self.guards)):
+            guarded, backwards = self.guards[i]
+            if guarded != name or not backwards.startswith(start):
                 return
-            yield self.backwards[i][::-1]
+            yield backwards[::-1]
 
     def protects(self, cookie: Cookie, now: float) -> bool:
         """Whether a cookie from an insecure connection would cover a secure one (§5.7 step 16)."""
-        return self.secure > 0 and any(
+        return bool(self.guards) and any(
             old.secure and old.name == cookie.name and not old.is_expired(now) and _path_matches(cookie.path, old.path)
-            for domain in (*_lineage(cookie.domain), *self.below(cookie.domain))
+            for domain in itertools.chain(_lineage(cookie.domain), self.guarded_below(cookie.name, cookie.domain))
             for old in [kept.cookie for kept in self.domains.get(domain, {}).values()]
         )
 
     def keep_quotas(self, domain: str, now: float) -> None:
         """Make room after a server's cookie was added, in the order that §5.7 asks for.
 
-        Per domain one goes for the one that came: a domain filled by hand beyond its quota is not cut down,
-        only kept from growing. Over all domains a tenth goes at once: the whole jar is rarely looked at.
+        What was set by hand is neither counted nor evicted: a user who loads five thousand cookies means them all.
+        Beyond the total a tenth goes at once, so that the whole jar is rarely looked at.
         """
-        kept = self.domains[domain]
-        if len(kept) > DOMAIN_QUOTA:
-            first = min(kept.values(), key=lambda k: k.eviction_order(now, spare_secure=True))
-            self.drop(first.cookie)
-        if self.count > TOTAL_QUOTA:
-            evictable = [k for k in self if k.cookie.domain]  # Those for every host were set by hand.
-            evictable.sort(key=lambda k: k.eviction_order(now, spare_secure=False))
-            for old in evictable[: self.count - TOTAL_QUOTA * 9 // 10]:
+        if len(self.domains[domain]) > DOMAIN_QUOTA:
+            theirs = [kept for kept in self.domains[domain].values() if kept.accessed < _BY_HAND]
+            if len(theirs) > DOMAIN_QUOTA:
+                self.drop(min(theirs, key=lambda kept: kept.eviction_order(now, spare_secure=True)).cookie)
+        if self.received > TOTAL_QUOTA:
+            theirs = [kept for kept in self if kept.accessed < _BY_HAND]
+            theirs.sort(key=lambda kept: kept.eviction_order(now, spare_secure=False))
+            for old in theirs[: self.received - TOTAL_QUOTA * 9 // 10]:
                 self.drop(old.cookie)
 
 
@@ -474,17 +527,26 @@ class CookieJar:
     """The cookies of one identity, by RFC 6265bis, with requests' mapping interface. Confined to one thread.
 
     Sending and receiving cost next to nothing on an empty jar, and nothing that grows with the jar on a full
-    one. The mapping methods look at every cookie, as requests' do; they take a domain with or without leading
-    dot, and show what is stored, an expired cookie included until it is purged (see the module's docstring).
+    one. The mapping methods look at every cookie, as requests' do, or at those of the domain that they are given,
+    with or without leading dot. They show what is stored, an expired cookie included until it is purged (see the
+    module's docstring).
 
     Every request counts as same-site: there is no page around it that could be another site's. Quotas (50
-    cookies per domain, 3000 in all) bind servers, not you: setting a cookie by hand never evicts one.
+    cookies per domain, 3000 in all) bind servers, not you: a cookie set by hand evicts none, and is not evicted until
+    a server has set it anew.
+
+    It is no `Mapping`, because iteration gives cookies. `urllib.request.HTTPCookieProcessor` can share a jar, in the
+    thread that it is confined to.
+
+    Args:
+        policy: As for `set_policy`.
     """
 
-    __slots__ = ("_index",)
+    __slots__ = ("_index", "_policy")
 
-    def __init__(self) -> None:
+    def __init__(self, policy: http.cookiejar.CookiePolicy | None = None) -> None:
         self._index: _Index | None = None
+        self._policy = policy
 
     # --- HTTP ---
 
@@ -526,6 +588,8 @@ class CookieJar:
         if cookie.is_expired(now):
             self._drop(cookie)
             return True
+        if self._policy is not None and not self._policy.set_ok(_to_foreign(cookie), _request(host, path, secure)):
+            return False
         if index is None:
             index = self._index = _Index()
         count = index.count
@@ -539,44 +603,58 @@ class CookieJar:
         newest = 0.0 if self._index is None else self._index.newest
         return now if now > newest else math.nextafter(newest, math.inf)
 
+    def set_policy(self, policy: http.cookiejar.CookiePolicy | None) -> None:
+        """Have `policy.set_ok` of the standard library asked, too, before a server's cookie is kept.
+
+        Its other methods are not asked, as by requests' sessions: what was kept is sent. `None` asks nobody.
+        """
+        self._policy = policy
+
+    def get_policy(self) -> http.cookiejar.CookiePolicy | None:
+        """What was given to `set_policy`."""
+        return self._policy
+
+    def add_cookie_header(self, request: Any) -> None:
+        """Add to a `urllib.request.Request` what is to be sent with it, unless it has a Cookie header."""
+        if not request.has_header("Cookie"):
+            line = self.header(*_place(request.get_full_url()), SYSTEM_CLOCK.wall())
+            if line is not None:
+                request.add_unredirected_header("Cookie", line)
+
+    def extract_cookies(self, response: Any, request: Any) -> None:
+        """Take in the cookies of an `http.client.HTTPResponse` to a `urllib.request.Request`."""
+        self._store_all(response.info().get_all("Set-Cookie", ()), request.get_full_url())
+
+    def _store_all(self, lines: Iterable[str], url: str) -> None:
+        place, now = _place(url), SYSTEM_CLOCK.wall()
+        for line in lines:
+            self.store(line, *place, now)
+
     # --- by hand ---
 
     def set(
-        self,
-        name: str,
-        value: str | None,
-        domain: str = "",
-        path: str = "/",
-        secure: bool = False,
-        expires: float | None = None,
-        http_only: bool = False,
-        same_site: SameSite | None = None,
-        host_only: bool = False,
+        self, name: str, value: Value, domain: str | None = None, path: str | None = None, **attributes: Any
     ) -> Cookie | None:
-        """Set a cookie by hand; with `None` for the value, remove those of that name, as requests does.
-
-        A removal goes by domain and path only where they are not the defaults.
+        """Set a cookie by hand; with `None` for the value, remove those of that name, domain and path.
 
         Args:
-            name: Text that a header can carry: Latin-1, no control characters; neither ";" nor "=".
-            value: The same, but "=" is allowed.
-            domain: May be an international name. Empty: the cookie goes to every host.
-            path: Starts with "/".
-            secure: Whether it is sent over secure connections only.
-            expires: Wall seconds; `None` means the end of the session.
-            http_only: Kept.
-            same_site: Kept.
-            host_only: Whether hosts below the domain do not get it.
+            name: As for `create_cookie`, as all that follows.
+            value: The same; a `Morsel` brings everything with it, its own name included.
+            domain: Left out: the cookie goes to every host; or it is removed from all domains.
+            path: Left out: "/"; or the cookie is removed from all paths.
+            attributes: What else `create_cookie` takes.
 
         Raises:
             ValueError: It cannot be sent as it is; the message says what is in the way.
-            TypeError: Name, value or path is no text.
+            TypeError: Something is not of its type, or no attribute is called that.
         """
         if value is None:
-            for cookie in self._find(name, domain or None, None if path == "/" else path):
+            for cookie in self._find(name, domain, path):
                 self._drop(cookie)
             return None
-        return self.set_cookie(Cookie(name, value, domain, path, expires, secure, http_only, same_site, host_only))
+        if isinstance(value, Morsel):
+            return self.set_cookie(morsel_to_cookie(value))
+        return self.set_cookie(create_cookie(name, value, domain, path, **attributes))
 
     def set_cookie(self, cookie: Cookie | http.cookiejar.Cookie) -> Cookie:
         """Set a cookie that is one already, and return it as it is stored; raises as `set` does."""
@@ -585,8 +663,7 @@ class CookieJar:
             cookie = _created(cookie, self._creation(0.0))
         if self._index is None:
             self._index = _Index()
-        # As if just used, until it is first sent: else it would go first when a server fills the domain.
-        self._index.put(cookie, math.inf)
+        self._index.put(cookie, _BY_HAND)
         return cookie
 
     def clear(self, domain: str | None = None, path: str | None = None, name: str | None = None) -> None:
@@ -613,6 +690,16 @@ class CookieJar:
             if cookie.is_expired(now):
                 self._drop(cookie)
 
+    def clear_expired_cookies(self) -> None:
+        """Remove the cookies that have expired."""
+        self.clear_expired(SYSTEM_CLOCK.wall())
+
+    def clear_session_cookies(self) -> None:
+        """Remove the cookies that have no expiry."""
+        for cookie in self:
+            if cookie.expires is None:
+                self._drop(cookie)
+
     def _drop(self, cookie: Cookie) -> None:
         if self._index is not None:
             self._index.drop(cookie)
@@ -629,14 +716,23 @@ class CookieJar:
     def __contains__(self, name: object) -> bool:
         return any(cookie.name == name for cookie in self)
 
+    def __eq__(self, other: object) -> bool:
+        """Whether another jar has the same cookies, or a mapping the same names and values."""
+        if isinstance(other, CookieJar):
+            return set(self) == set(other)
+        return self.get_dict() == dict(other.items()) if isinstance(other, Mapping) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]  # mutable
+
     def _find(self, name: str | None, domain: str | None = None, path: str | None = None) -> list[Cookie]:
-        domain = None if domain is None else _canonical(domain)
+        cookies: Iterable[Cookie] = self
+        if domain is not None:
+            kept = {} if self._index is None else self._index.domains.get(_canonical(domain), {})
+            cookies = [each.cookie for each in kept.values()]
         return [
             cookie
-            for cookie in self
-            if (name is None or cookie.name == name)
-            and (domain is None or cookie.domain == domain)
-            and (path is None or cookie.path == path)
+            for cookie in cookies
+            if (name is None or cookie.name == name) and (path is None or cookie.path == path)
         ]
 
     def _the_one(self, name: str, domain: str | None = None, path: str | None = None) -> Cookie:
@@ -660,23 +756,29 @@ class CookieJar:
     def __getitem__(self, name: str) -> str:
         return self._the_one(name).value
 
-    def __setitem__(self, name: str, value: str | None) -> None:
+    def __setitem__(self, name: str, value: Value) -> None:
         self.set(name, value)
 
     def __delitem__(self, name: str) -> None:
         """Remove every cookie of that name; as in requests, it is no error if there is none."""
         self.set(name, None)
 
-    def pop(self, name: str, *default: str | None) -> str | None:
+    def pop(self, name: str, default: str | None = _UNSET) -> str | None:
         """Remove the cookie of that name and return its value; raises as `get`, or `KeyError`, as dicts do."""
         try:
             cookie = self._the_one(name)
         except KeyError:
-            if default:
-                return default[0]
-            raise
+            if default is _UNSET:
+                raise
+            return default
         self._drop(cookie)
         return cookie.value
+
+    def setdefault(self, name: str, default: Value = None) -> str | None:
+        """The value of the cookie of that name, which is set to `default` if there is none; raises as `get`."""
+        if name not in self:
+            self.set(name, default)
+        return self.get(name)
 
     def keys(self) -> list[str]:
         """The names, one for each cookie."""
@@ -724,7 +826,7 @@ class CookieJar:
             for cookie in other:
                 self.set_cookie(cookie)
         else:
-            for name, value in dict(other).items():
+            for name, value in _pairs(other).items():
                 self.set(name, value)
 
     def __repr__(self) -> str:
@@ -740,21 +842,21 @@ class CookieJar:
             jar.update(cookies)
         return jar
 
-    def to_cookiejar(self) -> http.cookiejar.CookieJar:
-        """A new jar of the standard library with these cookies."""
-        jar = http.cookiejar.CookieJar()
+    def to_cookiejar(self, jar: http.cookiejar.CookieJar | None = None) -> http.cookiejar.CookieJar:
+        """A jar of the standard library with these cookies: the one given, such as an `LWPCookieJar`, or a new one."""
+        jar = http.cookiejar.CookieJar() if jar is None else jar
         for cookie in self:
             jar.set_cookie(_to_foreign(cookie))
         return jar
 
     def copy(self) -> CookieJar:
-        """An independent jar with the same cookies."""
-        restore, (snapshot,) = self.__reduce__()
-        return restore(snapshot)
+        """An independent jar with the same cookies and the same policy."""
+        restore, arguments = self.__reduce__()
+        return restore(*arguments)
 
-    def __reduce__(self) -> tuple[Callable[[_Snapshot], CookieJar], tuple[_Snapshot]]:
+    def __reduce__(self) -> tuple[Callable[..., CookieJar], tuple[_Snapshot, http.cookiejar.CookiePolicy | None]]:
         kept = () if self._index is None else self._index
-        return _restore, ([(k.cookie, k.accessed) for k in kept],)
+        return _restore, ([(k.cookie, k.accessed) for k in kept], self._policy)
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Set the cookies of a Netscape `cookies.txt`, as curl, wget and browser extensions write it.
@@ -764,7 +866,8 @@ class CookieJar:
             ValueError: A line, which the message names, is not of that format; no cookie was set.
         """
         cookies = []
-        for number, line in enumerate(Path(path).read_text("latin-1").split("\n"), 1):
+        text = Path(path).read_text("latin-1").removeprefix("\xef\xbb\xbf")  # a byte order mark of UTF-8
+        for number, line in enumerate(text.split("\n"), 1):
             try:
                 cookies += [_sendable(cookie) for cookie in _from_netscape(line.rstrip("\r"))]
             except (ValueError, OverflowError) as error:
@@ -775,12 +878,20 @@ class CookieJar:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write all cookies to a Netscape `cookies.txt` that only its owner may read; raises `OSError`.
 
+        It takes the place of a file that was there when it is complete, so that nobody ever reads half of one.
         Session cookies are written too. The format has no place for SameSite and creation times (pickling
         keeps them), nor for a tab in a name or path: a cookie with one is left out.
         """
-        lines = [_to_netscape(cookie) for cookie in self if "\t" not in cookie.name + cookie.path]
-        with open(path, "w", encoding="latin-1", newline="\n", opener=_open_private) as file:
-            file.writelines(["# Netscape HTTP Cookie File\n", *lines])
+        place = Path(path).resolve()  # where a symbolic link leads, so that it stays one
+        descriptor, draft = tempfile.mkstemp(prefix=f"{place.name}.", dir=place.parent)  # its mode is 600
+        try:
+            with os.fdopen(descriptor, "w", encoding="latin-1", newline="\n") as file:
+                file.write("# Netscape HTTP Cookie File\n")
+                file.writelines(_to_netscape(cookie) for cookie in self if "\t" not in cookie.name + cookie.path)
+            Path(draft).replace(place)
+        except BaseException:
+            Path(draft).unlink()
+            raise
 
 
 RequestsCookieJar = CookieJar  # under the name that requests' users import
@@ -791,18 +902,148 @@ def as_jar(cookies: Any) -> CookieJar:
     return cookies if isinstance(cookies, CookieJar) else CookieJar.from_mapping(cookies)
 
 
+def create_cookie(
+    name: str,
+    value: str,
+    domain: str | None = None,
+    path: str | None = None,
+    secure: bool = False,
+    expires: float | None = None,
+    http_only: bool = False,
+    same_site: SameSite | None = None,
+    host_only: bool = False,
+    **foreign: Any,
+) -> Cookie:
+    """A cookie as one sets it by hand, for `CookieJar.set_cookie`.
+
+    Args:
+        name: Text that a header can carry: Latin-1, no control characters; neither ";" nor "=".
+        value: The same, but "=" is allowed.
+        domain: May be an international name. Left out or empty: the cookie goes to every host.
+        path: Starts with "/", which is the default.
+        secure: Whether it is sent over secure connections only.
+        expires: Wall seconds; `None` means the end of the session.
+        http_only: Kept.
+        same_site: Kept.
+        host_only: Whether hosts below the domain do not get it.
+        foreign: What else `http.cookiejar` and requests know: of `rest`, HttpOnly and SameSite are heeded; a `port` is
+            refused; version, discard, comment, comment_url and rfc2109 mean nothing since RFC 6265.
+
+    Raises:
+        ValueError: A port is given.
+        TypeError: No attribute is called that.
+    """
+    if unknown := sorted(foreign.keys() - _FOREIGN):
+        raise TypeError(f"a cookie has no attribute {unknown[0]!r}")
+    if foreign.get("port") is not None:
+        raise ValueError(
+            f"cookie {name!r} is for port {foreign['port']}; since RFC 6265 cookies go to all ports of a host"
+        )
+    rest = {key.lower(): given for key, given in (foreign.get("rest") or {}).items()}
+    http_only = http_only or rest.get("httponly", False) is not False
+    same_site = same_site or _SAME_SITE.get(str(rest.get("samesite") or "").lower())
+    path = "/" if path is None else path
+    return Cookie(name, value, domain or "", path, expires, bool(secure), http_only, same_site, host_only)
+
+
+_FOREIGN: Final = frozenset({"comment", "comment_url", "discard", "port", "rest", "rfc2109", "version"})
+
+
+def morsel_to_cookie(morsel: Morsel[Any]) -> Cookie:
+    """A cookie from one of `http.cookies.SimpleCookie`.
+
+    Raises:
+        TypeError: Its Max-Age is no whole number, as in requests.
+    """
+    age, expires = morsel["max-age"], parse_date(str(morsel["expires"]))
+    if age != "":
+        if not _MAX_AGE.fullmatch(str(age)):
+            raise TypeError(f"the Max-Age of cookie {morsel.key!r} must be a whole number; got {age!r}")
+        expires = SYSTEM_CLOCK.wall() + int(age)
+    return create_cookie(
+        morsel.key,
+        morsel.value,
+        morsel["domain"],
+        morsel["path"] or "/",
+        bool(morsel["secure"]),
+        expires,
+        bool(morsel["httponly"]),
+        _SAME_SITE.get(morsel["samesite"].lower()),
+    )
+
+
 def cookiejar_from_dict(
-    cookie_dict: Mapping[str, str] | None, cookiejar: CookieJar | None = None, overwrite: bool = True
+    cookie_dict: Mapping[str, Value] | None, cookiejar: CookieJar | None = None, overwrite: bool = True
 ) -> CookieJar:
     """Set names and values in a jar, by default a new one; without `overwrite`, only those it has not."""
+    if isinstance(cookie_dict, CookieJar | http.cookiejar.CookieJar):
+        raise TypeError(
+            "cookiejar_from_dict takes names and values; of a jar they would go to every host: update() a jar"
+        )
     jar = CookieJar() if cookiejar is None else cookiejar
     present = () if overwrite else frozenset(jar.keys())
-    jar.update({name: value for name, value in (cookie_dict or {}).items() if name not in present})
+    jar.update({name: value for name, value in _pairs(cookie_dict or {}).items() if name not in present})
     return jar
 
 
-def _restore(snapshot: _Snapshot) -> CookieJar:
-    jar = CookieJar()
+def merge_cookies(cookiejar: CookieJar, cookies: Cookies | None) -> CookieJar:
+    """Add cookies to a jar, and return it: of a mapping, as in requests, only those whose names it has not.
+
+    Raises:
+        ValueError: `cookiejar` is not a jar of this library.
+    """
+    if not isinstance(cookiejar, CookieJar):
+        raise ValueError(f"cookies can be merged into a sessionpool CookieJar only; got {type(cookiejar).__name__}")
+    if isinstance(cookies, Mapping) and not isinstance(cookies, http.cookiejar.CookieJar):
+        return cookiejar_from_dict(cookies, cookiejar, overwrite=False)
+    if cookies is not None:
+        cookiejar.update(cookies)
+    return cookiejar
+
+
+def remove_cookie_by_name(cookiejar: CookieJar, name: str, domain: str | None = None, path: str | None = None) -> None:
+    """Remove the cookies of that name, from all domains and paths that are not given."""
+    cookiejar.set(name, None, domain, path)
+
+
+def extract_cookies_to_jar(jar: CookieJar, request: Any, response: Any) -> None:
+    """Take in the cookies that a response, or its `raw`, sets in answer to a request, which need only have a `url`."""
+    jar._store_all(getattr(response, "raw", response).headers.getlist("Set-Cookie"), request.url)
+
+
+def get_cookie_header(jar: Cookies, request: Any) -> str | None:
+    """What a jar sends with a request, which need only have a `url`; `None` if nothing."""
+    jar = jar if isinstance(jar, CookieJar) else CookieJar.from_mapping(jar)
+    return jar.header(*_place(request.url), SYSTEM_CLOCK.wall())
+
+
+def _place(url: str) -> tuple[str, str, bool]:
+    """Host, path, and whether it is secure: what a jar asks of a URL."""
+    parts = _wire.split_url(url)
+    return (parts.host or "").strip("[]"), parts.path or "/", parts.scheme == "https"
+
+
+def _request(host: str, path: str, secure: bool) -> urllib.request.Request:
+    """What a policy of the standard library is asked about."""
+    url = f"{'https' if secure else 'http'}://{f'[{host}]' if ':' in host else host}{path}"
+    return urllib.request.Request(url)  # noqa: S310 - it is not opened
+
+
+def _pairs(cookies: Any) -> Mapping[str, Value]:
+    """Names and values, as users may write them down."""
+    if isinstance(cookies, Mapping):
+        return cookies
+    wanted = f"cookies must be a mapping of names to values, pairs of those, or a jar; got {type(cookies).__name__}"
+    if isinstance(cookies, str | bytes):
+        raise TypeError(wanted)
+    try:
+        return dict(cookies)
+    except (TypeError, ValueError):
+        raise TypeError(wanted) from None
+
+
+def _restore(snapshot: _Snapshot, policy: http.cookiejar.CookiePolicy | None = None) -> CookieJar:
+    jar = CookieJar(policy)
     if snapshot:
         jar._index = _Index()
         for cookie, accessed in snapshot:
@@ -815,6 +1056,7 @@ _UNSENDABLE: Final = {
     "name": re.compile(f"{_NOT_OCTETS}|[;=]"),
     "value": re.compile(f"{_NOT_OCTETS}|;"),
     "path": re.compile(f"{_NOT_OCTETS}|;|^[^/]"),
+    "domain": re.compile(r"[\0-\x20/?#@;,\\\x7f]|^[^:]*:(?=[^:]*$)"),  # and no port
 }
 
 
@@ -823,10 +1065,12 @@ def _sendable(cookie: Cookie) -> Cookie:
     for what, unsendable in _UNSENDABLE.items():
         text = getattr(cookie, what)
         if not isinstance(text, str):
-            raise TypeError(f"the {what} of cookie {cookie.name!r} is a {type(text).__name__}, not a str")
+            raise TypeError(f"the {what} of cookie {cookie.name!r} must be a str; got {type(text).__name__}")
         if found := unsendable.search(text):  # The text may be a secret, so only the character is shown.
-            wrong = f"{found[0]!r} at position {found.start()}"
+            wrong = f"{found[0][-1]!r} at position {found.end() - 1}"
             raise ValueError(f"the {what} of cookie {cookie.name!r} cannot be sent, because of {wrong}")
+    if not isinstance(cookie.expires, float | int | None) or cookie.expires != cookie.expires:
+        raise TypeError(f"the expiry of cookie {cookie.name!r} must be wall seconds; got {cookie.expires!r}")
     if not (cookie.name or cookie.value):
         raise ValueError("a cookie has neither name nor value")
     if not cookie.path:
@@ -840,18 +1084,16 @@ def _sendable(cookie: Cookie) -> Cookie:
 
 def _from_foreign(cookie: http.cookiejar.Cookie) -> Cookie:
     name, value = (cookie.name, cookie.value) if cookie.value is not None else ("", cookie.name)
-    same_site = str(cookie.get_nonstandard_attr("SameSite") or "")
-    return Cookie(
-        name=name,
-        value=value,
+    return create_cookie(
+        name,
+        value,
         # There, a host without a dot is kept as if it were below "local".
         domain="localhost" if cookie.domain == "localhost.local" else cookie.domain,
         path=cookie.path or "/",
-        expires=cookie.expires,
         secure=cookie.secure,
-        http_only=cookie.has_nonstandard_attr("HttpOnly"),
-        same_site=_SAME_SITE.get(same_site.lower()),
+        expires=cookie.expires,
         host_only=not cookie.domain_specified,
+        rest=cookie._rest,  # type: ignore[attr-defined]  # its questions would need the server's spelling
     )
 
 
@@ -860,7 +1102,8 @@ def _to_foreign(cookie: Cookie) -> http.cookiejar.Cookie:
     if domain and "." not in domain and ":" not in domain:
         domain += ".local"
     below = bool(domain) and not cookie.host_only
-    rest = {"HttpOnly": ""} if cookie.http_only else {}
+    # As servers spell it, and as `MozillaCookieJar.save` does.
+    rest = {"HttpOnly": "", "HTTPOnly": ""} if cookie.http_only else {}
     return http.cookiejar.Cookie(
         version=0,
         name=cookie.name or cookie.value,
@@ -923,7 +1166,3 @@ def _to_netscape(cookie: Cookie) -> str:
         cookie.value,
     )
     return "\t".join(fields) + "\n"
-
-
-def _open_private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)

@@ -6,17 +6,24 @@ import ast
 import copy
 import gc
 import http.cookiejar
+import itertools
 import math
 import pickle
 import stat
 import sys
 import threading
+import time
+import urllib.request
 from collections.abc import Callable
+from http.cookies import SimpleCookie
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import attrs
 import pytest
+import requests
+import requests.cookies
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -28,8 +35,13 @@ from sessionpool.cookies import (
     CookieJar,
     RequestsCookieJar,
     cookiejar_from_dict,
+    create_cookie,
+    get_cookie_header,
+    merge_cookies,
+    morsel_to_cookie,
     parse_date,
 )
+from tests.helpers import Interrupt
 
 NOW = 1_800_000_000.0  # 2027-01-15 08:00:00 GMT
 DAY = 86_400.0
@@ -94,6 +106,16 @@ def only(jar: CookieJar) -> Cookie:
         ("tomorrow", None),
         ("", None),
         ("15 \u017fep 2027 08:00:00", None),  # the long s, which is no ASCII letter
+        ("15 Jan 2027 08:00:00 PM", NOW),
+        ("15\x7fJan 2027 08:00:00", None),  # DEL is no delimiter
+        ("15[Jan]2027`08:00:00", NOW),  # these are
+        ("\x0815 Jan 2027 08:00:00", None),
+        ("15 January-2027 08:00:00x9", NOW),
+        ("15 Jan 2027 1:2:3", NOW - 25_077),
+        ("15 Jan 2027 08:00:000", None),
+        ("15 Jan 2027 :08:00:00", None),
+        ("15 Jan 100 08:00:00", None),
+        ("01 Jan 1600 00:00:00", None),
     ],
 )
 def test_dates_are_read_leniently(text: str, expected: float | None) -> None:
@@ -146,6 +168,20 @@ def test_dates_are_read_leniently(text: str, expected: float | None) -> None:
         ("www.xn--bcher-kva.example", "xn--bcher-kva.example", ("xn--bcher-kva.example", False)),
         ("www.xn--bcher-kva.example", "b\u00fccher.example", None),
         ("a.xn--p1ai", "xn--p1ai", None),
+        # A dot at the end makes another host, for which the suffixes are those of the name without it.
+        ("www.example.com.", None, ("www.example.com.", True)),
+        ("www.example.com.", "www.example.com", None),
+        ("www.example.com.", "example.com.", ("example.com.", False)),
+        ("www.example.com.", "com.", None),
+        ("a.example.co.uk.", "co.uk.", None),
+        ("127.0.0.1.", "0.0.1.", None),
+        ("0x7f.1", "1", None),
+        ("a.b.c", "b.c; Domain=", ("a.b.c", True)),
+        ("www.example.com", "example.com\t", ("example.com", False)),
+        ("www.example.com", "ex ample.com", None),
+        ("www.example.com", "*.example.com", None),
+        ("www.example.com", "https://example.com", None),
+        ("a_b.example.com", "example.com", ("example.com", False)),
     ],
 )
 def test_a_host_sets_cookies_for_itself_and_registered_domains_above(
@@ -217,6 +253,13 @@ def test_domains_given_by_hand_become_canonical(written: str, kept: str) -> None
     assert only(jar).domain == kept
     assert jar.get("a", domain=written) == "b"
     assert jar.header(f"www.{kept}" if kept else HOST, "/", True, NOW) == "a=b"
+
+
+def test_a_dot_at_the_end_of_a_host_is_not_a_domain_of_its_own() -> None:
+    """A cookie for every host goes once to one that is written with a dot at its end."""
+    jar = CookieJar.from_mapping({"a": "b"})
+
+    assert jar.header("www.example.com.", "/", True, NOW) == "a=b"
 
 
 # --- public suffixes ---
@@ -692,36 +735,105 @@ def test_expired_then_insecure_cookies_go_first() -> None:
 
 
 def test_the_jar_has_a_quota() -> None:
-    """Beyond 3000 cookies a tenth goes at once: the expired, then those of the longest unused domains."""
+    """Beyond 3000 cookies of servers a tenth goes at once: the expired, then those of the longest unused domains."""
     jar = CookieJar()
     jar.set("mine", "1", secure=True)
     jar.header(HOST, "/", True, NOW - 1)
-    for number in range(2999):
+    for number in range(3000):
         age = "; Max-Age=10" if number == 1500 else ""
         jar.store(f"a=b{age}", f"h{number}.example", "/", True, NOW + number / 1e4)
-    assert len(jar) == 3000
+    assert len(jar) == 3001
     jar.header("h0.example", "/", False, NOW + 5)
     jar.store("a=b", "last.example", "/", True, NOW + 11)
 
-    assert len(jar) == 2700
+    assert len(jar) == 2701
     assert jar.get("a", domain="h1500.example") is None
     assert jar.get("a", domain="h0.example") == "b"
     assert [jar.get("a", domain=f"h{number}.example") for number in (1, 300, 301)] == [None, None, "b"]
     assert jar["mine"] == "1"
 
 
-def test_what_is_set_by_hand_is_not_evicted_for_its_number() -> None:
-    """Setting by hand knows no quota; a server then only gets a place by giving one up."""
+def test_what_is_set_by_hand_is_neither_counted_nor_evicted() -> None:
+    """Quotas are for servers: what a user has put into a jar, however much, stays, and takes no place from theirs."""
     jar = CookieJar()
     for number in range(60):
         jar.set(f"n{number}", "1", domain=HOST)
-        jar.set(f"n{number}", "1")
-    assert len(jar) == 120
-    jar.store("theirs=1", HOST, "/", True, NOW)
-    jar.store("n1=2; Domain=" + HOST, HOST, "/", True, NOW)
+        jar.set(f"n{number}", "1", domain=f"h{number}.example")
+    for number in range(5000):
+        jar.set("a", "1", domain=f"x{number}.example")
+    jar.header(HOST, "/", True, NOW)  # sent, and yet not theirs
+    for number in range(70):
+        jar.store(f"theirs{number}=1", HOST, "/", True, NOW + number)
 
-    assert len(jar) == 120
-    assert "theirs" not in jar  # those set by hand count as just used until they are sent
+    assert len(jar) == 60 + 60 + 5000 + 50
+    assert all(f"n{number}" in jar for number in range(60))
+    assert "theirs19" not in jar
+    assert "theirs20" in jar
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_what_a_server_has_set_anew_is_the_servers(copied: bool) -> None:
+    """A cookie set by hand that a server then sets counts as the server's, and the other way round; copies know it."""
+    jar = CookieJar()
+    jar.set("first", "1", domain=HOST, host_only=True)
+    jar.set("mine", "1", domain=HOST, host_only=True)
+    jar.store("first=2", HOST, "/", True, NOW)
+    jar.store("second=1", HOST, "/", True, NOW)
+    jar.set("second", "2", domain=HOST, host_only=True)
+    jar = jar.copy() if copied else jar
+    for number in range(50):
+        jar.store(f"n{number}=1", HOST, "/", True, NOW + 1)
+
+    assert "first" not in jar
+    assert len(jar) == 52
+    assert (jar["mine"], jar["second"]) == ("1", "2")
+
+
+# --- interrupts ---
+
+
+def interrupted(act: Callable[[], object], at: int) -> bool:
+    """Run an act that a signal interrupts before its bytecode of that number; whether it had so many."""
+    left = at
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal left
+        if frame.f_code.co_filename != module.__file__:
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        left -= event == "opcode"
+        if left < 0:
+            raise Interrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        act()
+    except Interrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+@pytest.mark.parametrize(
+    "line", ["new=1; Secure", "old=1", "old=2; Secure", "old=; Max-Age=0", "plain=1; Secure", "sid=2; Secure"]
+)
+def test_an_interrupted_jar_goes_on(line: str) -> None:
+    """Wherever an interrupt comes in, the jar works on, and its Secure cookies stay protected."""
+    for at in itertools.count():
+        jar = received("old=1; Secure", "plain=1", "sid=1; Secure", "zz=1; Secure")
+        jar.header(HOST, "/", True, NOW)
+        was_interrupted = interrupted(lambda jar=jar: jar.store(line, HOST, "/", True, NOW), at)  # type: ignore[misc]
+        for cookie in jar:
+            assert jar.store(f"{cookie.name}=x", HOST, "/", False, NOW) is not cookie.secure
+        for name in ("old", "plain", "new", "zz"):
+            jar.store(f"{name}=; Max-Age=0", HOST, "/", True, NOW)
+        assert jar.header(HOST, "/", True, NOW) in ("sid=1", "sid=2")
+        assert not jar.store("sid=x", HOST, "/", False, NOW)
+        if not was_interrupted:
+            return
 
 
 # --- the cached line, and what things cost ---
@@ -733,6 +845,8 @@ def test_a_line_is_cached_until_the_jar_changes() -> None:
     line = jar.header(HOST, "/", True, NOW)
 
     assert jar.header(HOST, "/other", True, NOW + 1) is line
+    jar.store("of=another", "other.example.com", "/", True, NOW)
+    assert jar.header(HOST, "/", True, NOW + 1) is line
     jar.store("a=b; Max-Age=1000; Domain=example.com", HOST, "/", True, NOW)
     assert jar.header(HOST, "/", True, NOW + 1) is line
     jar.store("a=b; Max-Age=1000; Domain=example.com; HttpOnly", HOST, "/", True, NOW + 1)
@@ -813,8 +927,15 @@ def test_work_does_not_grow_with_the_jar() -> None:
     def work(domains: int) -> list[int]:
         jar = received("a=b", "s=t; Secure; Domain=example.com")
         for number in range(domains):
-            jar.store("a=b; Secure", f"h{number}.example.org", "/", True, NOW)
+            jar.set("a", "b", f"h{number}.example.org", secure=True)
+            jar.set("a", "b", f"h{number}.example.com", secure=True)
+            jar.set("i", "j", f"h{number}.example.com")
+            jar.set("z", "1", f"h{number}.example.com", secure=True)
         return [
+            calls(lambda: jar.store("a=b; Domain=example.com", HOST, "/", False, NOW)),  # which all those protect
+            calls(lambda: jar.store("i=j; Domain=example.com", HOST, "/", False, NOW)),
+            calls(lambda: jar.store("y=1; Domain=example.com", HOST, "/", False, NOW)),
+            calls(lambda: jar.get("a", domain="h1.example.com")),
             calls(lambda: jar.header(HOST, "/", True, NOW)),
             calls(lambda: jar.store("a=b", HOST, "/", True, NOW)),
             calls(lambda: jar.store("c=d", HOST, "/", True, NOW)),
@@ -826,6 +947,27 @@ def test_work_does_not_grow_with_the_jar() -> None:
     assert work(2) == work(2000)
 
 
+def test_a_jar_at_its_quota_costs_little_on_average() -> None:
+    """A crawl that meets 600 new hosts takes at most three times the calls in a full jar that it takes in a new one."""
+
+    def crawl(jar: CookieJar, start: int) -> int:
+        def act() -> None:
+            for number in range(start, start + 600):
+                jar.header(f"h{number}.example", "/", True, NOW)
+                jar.store("a=b", f"h{number}.example", "/", True, NOW)
+
+        return calls(act)
+
+    full = CookieJar()
+    for start in range(0, 3000, 600):
+        crawl(full, start)
+    assert len(full) == 3000
+    work = crawl(full, 3000)
+
+    assert 2700 <= len(full) <= 3000
+    assert work <= 3 * crawl(CookieJar(), 3000)
+
+
 def test_an_empty_jar_is_small() -> None:
     """A new, a cleared and a copied empty jar hold no container and take less than 300 bytes."""
     cleared = received("a=b")
@@ -833,13 +975,13 @@ def test_an_empty_jar_is_small() -> None:
     for jar in (CookieJar(), cleared, CookieJar().copy(), pickle.loads(pickle.dumps(CookieJar()))):
         held = [getattr(jar, slot) for slot in jar.__slots__]
 
-        assert held == [None]
+        assert held == [None, None]
         assert sys.getsizeof(jar) + sum(map(sys.getsizeof, held)) < 300
         assert not hasattr(jar, "__dict__")
 
 
 def test_the_module_does_not_tell_the_time() -> None:
-    """`now` is handed in: the module imports no `time` and asks `datetime` for no present."""
+    """The time comes from a caller or the clock: the module imports no `time` and asks `datetime` for no present."""
     tree = ast.parse(Path(module.__file__).read_text("utf-8"))
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
@@ -998,7 +1140,7 @@ class JarAgainstModel(RuleBasedStateMachine):
         secure=st.booleans(),
     )
     def set_by_hand(self, domain: str, name: str, value: str, path: str, secure: bool) -> None:
-        self.jar.set(name, value, domain, path, secure)
+        self.jar.set(name, value, domain, path, secure=secure)
         self.put(Cookie(name, value, domain, path, None, secure))
 
     @rule(name=st.sampled_from("ab"))
@@ -1054,9 +1196,9 @@ class JarAgainstModel(RuleBasedStateMachine):
             cookies = list(self.jar)
 
             assert index.count == len(cookies) == len(self.jar)
-            assert index.secure == sum(cookie.secure for cookie in cookies)
+            assert index.received == sum(kept.accessed < math.inf for kept in index)
             assert set(index.domains) == {cookie.domain for cookie in cookies}
-            assert index.backwards == sorted(domain[::-1] for domain in index.domains)
+            assert index.guards == sorted((cookie.name, cookie.domain[::-1]) for cookie in cookies if cookie.secure)
             assert all(
                 cookie.domain == domain for domain, kept in index.domains.items() for cookie in map(of, kept.values())
             )
@@ -1179,9 +1321,33 @@ def test_changing_the_mapping(act: Callable[[CookieJar], object], left: list[str
         (lambda jar: jar.set("a", "b", path="x"), ValueError, "the path of cookie 'a'"),
         (lambda jar: jar.set("a", "b", path=""), ValueError, "the path of cookie 'a' is empty"),
         (lambda jar: jar.set("a", "b", domain="\u2603.example"), ValueError, "cannot be the domain"),
-        (lambda jar: jar.set("a", 1), TypeError, "the value of cookie 'a' is a int, not a str"),
-        (lambda jar: jar.set("a", "b", color="red"), TypeError, "color"),
+        (lambda jar: jar.set("a", 1), TypeError, "the value of cookie 'a' must be a str; got int"),
+        (lambda jar: jar.set("a", b"1"), TypeError, "the value of cookie 'a' must be a str; got bytes"),
+        (lambda jar: jar.set(b"a", "1"), TypeError, "the name of cookie b'a' must be a str; got bytes"),
+        (lambda jar: jar.set(None, "1"), TypeError, "the name of cookie None must be a str; got NoneType"),
+        (lambda jar: jar.set("a", "1", expires="soon"), TypeError, "expiry of cookie 'a' must be wall seconds.*'soon'"),
+        (lambda jar: jar.set("a", "1", expires=math.nan), TypeError, "expiry of cookie 'a' must be wall seconds.*nan"),
+        (lambda jar: jar.set("a", "1", port="80"), ValueError, "cookie 'a' is for port 80; .* all ports of a host"),
+        (lambda jar: jar.set("a", "1", domain="localhost:80"), ValueError, "the domain of cookie 'a' .*':' at pos.* 9"),
+        (
+            lambda jar: jar.set("a", "1", domain="https://x.org"),
+            ValueError,
+            "the domain of cookie 'a' .*because of ':'",
+        ),
+        (lambda jar: jar.set("a", "1", domain="x.org\t"), ValueError, "the domain of cookie 'a' .*because of '.*t'"),
+        (lambda jar: jar.set("a", "b", color="red"), TypeError, "a cookie has no attribute 'color'"),
         (lambda jar: jar.update({"a": "b\n"}), ValueError, "the value of cookie 'a'"),
+        (lambda jar: jar.update("a=b"), TypeError, "mapping of names to values, pairs of those, or a jar; got str"),
+        (lambda jar: jar.update(b""), TypeError, "got bytes"),
+        (lambda jar: jar.update(5), TypeError, "got int"),
+        (lambda jar: cookiejar_from_dict(two_sites(), jar), TypeError, "of a jar they would go to every host"),  # type: ignore[arg-type]
+        (lambda jar: cookiejar_from_dict(requests.Session().cookies, jar), TypeError, "go to every host"),
+        (lambda jar: jar.update(["ab", "c"]), TypeError, "got list"),
+        (
+            lambda jar: merge_cookies({"a": "b"}, jar),  # type: ignore[arg-type]
+            ValueError,
+            "into a sessionpool CookieJar only; got dict",
+        ),
     ],
 )
 def test_refusing(act: Callable[[CookieJar], object], error: type[Exception], message: str) -> None:
@@ -1206,7 +1372,9 @@ def test_a_cookie_without_domain_goes_everywhere() -> None:
 def test_set_returns_the_cookie() -> None:
     """`set` takes every attribute and returns the cookie as it is stored."""
     jar = CookieJar()
-    cookie = jar.set("a", "b", ".Example.com", "/x", True, NOW + 5, True, "Lax", True)
+    cookie = jar.set(
+        "a", "b", ".Example.com", "/x", secure=True, expires=NOW + 5, http_only=True, same_site="Lax", host_only=True
+    )
 
     assert cookie == Cookie("a", "b", "example.com", "/x", NOW + 5, True, True, "Lax", True)
     assert only(jar) == cookie
@@ -1263,6 +1431,264 @@ def test_copies_are_equal_and_independent(how: Callable[[CookieJar], CookieJar])
     assert twin.get("a") == "x"
 
 
+# --- side by side with requests' own jar ---
+
+
+def sides() -> tuple[Any, Any]:
+    """Our jar and requests', with the same cookies."""
+    jars: tuple[Any, Any] = CookieJar(), requests.cookies.RequestsCookieJar()
+    for jar in jars:
+        jar.set("token", "1", domain="example.com", path="/")
+        jar.set("token", "2", domain="example.org", path="/api", secure=True)
+        jar.set("theme", "dark", domain="example.com", expires=4_000_000_000)
+        jar.set("everywhere", "1")
+        jar.set("old", "1", domain="example.org", expires=1, rest={"HttpOnly": None})
+    return jars
+
+
+def outcome(jar: Any, act: Callable[[Any], object]) -> tuple[object, list[tuple[object, ...]]]:
+    """What an act answers, or which error it raises, and what is left in the jar."""
+    try:
+        answer = act(jar)
+    except Exception as error:  # noqa: BLE001 - whichever it is, it is compared
+        answer = type(error).__name__
+    if isinstance(answer, list):
+        answer = sorted(answer)
+    left = [(c.name, c.value, c.domain, c.path, c.secure, c.expires, c.is_expired()) for c in jar]
+    return answer, sorted(left, key=str)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda jar: jar["theme"],
+        lambda jar: jar["token"],
+        lambda jar: jar["nothing"],
+        lambda jar: jar.get("theme"),
+        lambda jar: jar.get("nothing", "x"),
+        lambda jar: jar.get("token"),
+        lambda jar: jar.get("token", domain="example.com"),
+        lambda jar: jar.get("token", domain="example.com", path="/api"),
+        lambda jar: jar.get("token", path="/api"),
+        lambda jar: jar.get("token", "x", "example.org", "/"),
+        lambda jar: jar.get("everywhere", domain=""),
+        lambda jar: "token" in jar,
+        lambda jar: "nothing" in jar,
+        lambda jar: next(iter(jar)) in jar,
+        lambda jar: None in jar,
+        len,
+        bool,
+        lambda jar: jar.keys(),
+        lambda jar: jar.values(),
+        lambda jar: jar.items(),
+        lambda jar: list(jar.iterkeys()),
+        lambda jar: list(jar.itervalues()),
+        lambda jar: list(jar.iteritems()),
+        lambda jar: dict(jar),  # two have one name
+        lambda jar: jar.set("token", None, domain="example.org") or dict(jar),
+        lambda jar: jar.get_dict(),
+        lambda jar: jar.get_dict("example.com"),
+        lambda jar: jar.get_dict(path="/api"),
+        lambda jar: jar.get_dict(domain="example.com", path="/api"),
+        lambda jar: jar.list_domains(),
+        lambda jar: jar.list_paths(),
+        lambda jar: jar.multiple_domains(),
+        lambda jar: jar.pop("theme"),
+        lambda jar: jar.pop("token"),
+        lambda jar: jar.pop("nothing"),
+        lambda jar: jar.pop("nothing", "x"),
+        lambda jar: jar.pop("nothing", default=None),
+        lambda jar: jar.setdefault("theme", "x"),
+        lambda jar: jar.setdefault("new", "x"),
+        lambda jar: jar.setdefault("new"),
+        lambda jar: jar.setdefault("token", "x"),
+        lambda jar: jar.__setitem__("theme", "x"),
+        lambda jar: jar.__setitem__("theme", None),
+        lambda jar: jar.__delitem__("token"),
+        lambda jar: jar.__delitem__("nothing"),
+        lambda jar: jar.set("token", None),
+        lambda jar: jar.set("token", None, path="/"),
+        lambda jar: jar.set("token", None, domain="example.org"),
+        lambda jar: jar.set("everywhere", None, domain=""),
+        lambda jar: jar.set("a", "b", domain="example.com").value,
+        lambda jar: jar.set("a", "b", version=0, port=None, discard=False, comment=None, comment_url=None).name,
+        lambda jar: jar.set("a", "b", rest={"HttpOnly": True}, rfc2109=False).has_nonstandard_attr("HttpOnly"),
+        lambda jar: jar.set("a", "b", color="red"),
+        lambda jar: jar.set("any", SimpleCookie('a="b c"; Path=/x; Max-Age=')["a"]).value,
+        lambda jar: jar.update({"theme": "x", "new": "y"}),
+        lambda jar: jar.update([("new", "y")]),
+        lambda jar: jar.update(requests.cookies.cookiejar_from_dict({"new": "y"})),
+        lambda jar: jar.update(jar),
+        lambda jar: jar.update(5),
+        lambda jar: jar.clear(),
+        lambda jar: jar.clear("example.com"),
+        lambda jar: jar.clear("example.com", "/", "token"),
+        lambda jar: jar.clear("example.com", "/api"),
+        lambda jar: jar.clear("example.net"),
+        lambda jar: jar.clear(path="/"),
+        lambda jar: jar.clear_expired_cookies(),
+        lambda jar: jar == {"token": "2", "theme": "dark", "everywhere": "1", "old": "1"},
+        lambda jar: jar == {"token": "2"},
+        lambda jar: jar == jar.copy(),
+        lambda jar: jar != jar.copy(),
+        lambda jar: jar == 5,
+        lambda jar: jar == pickle.loads(pickle.dumps(jar)),
+        lambda jar: jar.copy().clear(),
+        hash,
+        lambda jar: jar.get_policy().set_ok is not None if jar.get_policy() else True,
+    ],
+)
+def test_the_jar_does_as_that_of_requests(act: Callable[[Any], object]) -> None:
+    """Each call answers, raises and changes the same on our jar and on requests'."""
+    ours, theirs = sides()
+
+    assert outcome(ours, act) == outcome(theirs, act)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda m, jar: m.cookiejar_from_dict({"token": "x", "new": "y"}, jar),
+        lambda m, jar: m.cookiejar_from_dict({"token": "x", "new": "y"}, jar, overwrite=False),
+        lambda m, jar: m.cookiejar_from_dict({"theme": "x"}, cookiejar=jar, overwrite=True),
+        lambda m, jar: m.cookiejar_from_dict(None, jar),
+        lambda m, jar: m.merge_cookies(jar, {"theme": "x", "new": "y"}),
+        lambda m, jar: m.merge_cookies(jar, m.cookiejar_from_dict({"everywhere": "x", "new": "y"})),
+        lambda m, jar: m.merge_cookies(jar, None) if m is module else jar,
+        lambda m, jar: m.remove_cookie_by_name(jar, "token"),
+        lambda m, jar: m.remove_cookie_by_name(jar, "token", domain="example.com"),
+        lambda m, jar: m.remove_cookie_by_name(jar, "token", path="/api"),
+        lambda m, jar: m.remove_cookie_by_name(jar, "nothing"),
+        lambda m, jar: jar.set_cookie(m.create_cookie("a", "b")),
+        lambda m, jar: jar.set_cookie(m.create_cookie("a", "b", domain="x.org", path="/p", secure=True, expires=7)),
+        lambda m, jar: jar.set_cookie(m.create_cookie("a", "b", color="red")),
+        lambda m, jar: jar.set_cookie(m.morsel_to_cookie(SimpleCookie("a=b; Path=/x; Secure; Domain=x.org")["a"])),
+        lambda m, jar: jar.set_cookie(
+            m.morsel_to_cookie(SimpleCookie("a=b; Path=/; Expires=Fri, 15-Jan-2027 08:00:00 GMT")["a"])
+        ),
+        lambda m, jar: jar.set_cookie(m.morsel_to_cookie(SimpleCookie("a=b; Max-Age=soon")["a"])),
+        lambda m, jar: (
+            jar.clear_expired_cookies()
+            or m.get_cookie_header(jar, requests.Request("GET", "http://example.com/").prepare())
+        ),
+        lambda m, jar: (
+            jar.clear_expired_cookies()
+            or m.get_cookie_header(jar, requests.Request("GET", "https://example.org/api/x").prepare())
+        ),
+    ],
+)
+def test_the_functions_do_as_those_of_requests(act: Callable[[Any, Any], object]) -> None:
+    """The functions beside the jar do the same with our jar as requests' do with theirs."""
+    ours, theirs = sides()
+
+    def called(functions: Any) -> Callable[[Any], object]:
+        def call(jar: Any) -> object:
+            answer = act(functions, jar)
+            return "the jar" if answer is jar else answer if isinstance(answer, str) else None
+
+        return call
+
+    header, kept = outcome(ours, called(module))
+    expected = outcome(theirs, called(requests.cookies))
+    assert (sorted(str(header).split("; ")), kept) == (sorted(str(expected[0]).split("; ")), expected[1])
+
+
+def test_a_morsel_brings_its_attributes() -> None:
+    """A cookie of `http.cookies` keeps its expiry, which Max-Age decides, its flags and its own name."""
+    morsel = SimpleCookie("a=b; Max-Age=60; Expires=Fri, 15 Jan 2027 08:00:00 GMT; HttpOnly; SameSite=lax; Secure")["a"]
+    before = time.time()
+    cookie = morsel_to_cookie(morsel)
+
+    assert attrs.evolve(cookie, expires=None) == Cookie("a", "b", secure=True, http_only=True, same_site="Lax")
+    assert cookie.expires is not None
+    assert before + 60 <= cookie.expires <= time.time() + 60
+    jar = CookieJar.from_mapping(SimpleCookie("a=b; c=d"))
+    jar["other"] = morsel
+    assert sorted(jar.keys()) == ["a", "c"]
+    assert only(CookieJar.from_mapping({"x": morsel})).http_only
+
+
+def test_session_cookies_are_those_without_an_expiry() -> None:
+    """`clear_session_cookies` leaves what has an expiry, also if it was set by hand."""
+    ours, theirs = sides()
+    ours.clear_session_cookies()
+    theirs.clear_session_cookies()
+
+    assert ours.keys() == ["theme", "old"]
+    assert theirs.keys() == []  # there `create_cookie` says discard=True, whatever the expiry
+
+
+def test_equal_jars_have_the_same_cookies() -> None:
+    """Two jars are equal if their cookies are, whatever their order and age; names and values alone do not suffice."""
+    one, other = CookieJar(), CookieJar()
+    one.set("a", "1", domain="example.com")
+    one.set("b", "2")
+    other.set("b", "2")
+    assert one != other
+    other.set("a", "1", domain="example.org")
+    assert one.get_dict() == other.get_dict() == one
+    assert one != other
+    other.clear("example.org")
+    other.set("a", "1", domain="example.com")
+    assert one == other
+
+
+def test_a_cookie_answers_what_the_standard_librarys_does() -> None:
+    """HttpOnly and SameSite are asked for by name in any case, and expiry without saying what time it is."""
+    cookie = only(received("a=b; HttpOnly; SameSite=Lax"))
+
+    assert cookie.has_nonstandard_attr("HttpOnly")
+    assert cookie.has_nonstandard_attr("HTTPOnly")
+    assert (cookie.get_nonstandard_attr("HttpOnly"), cookie.get_nonstandard_attr("samesite")) == ("", "Lax")
+    assert not cookie.has_nonstandard_attr("Priority")
+    assert not Cookie("a", "b").has_nonstandard_attr("HttpOnly")
+    assert Cookie("a", "b").get_nonstandard_attr("SameSite", "x") == "x"
+    assert create_cookie("a", "b", expires=time.time() - 1).is_expired()
+    assert not create_cookie("a", "b", expires=time.time() + 60).is_expired()
+    assert not cookie.is_expired()
+
+
+class Refusal(http.cookiejar.DefaultCookiePolicy):
+    """What people write to have requests keep no cookies."""
+
+    def set_ok(self, cookie: http.cookiejar.Cookie, request: urllib.request.Request) -> bool:
+        return False
+
+
+def test_a_policy_may_refuse_what_servers_set() -> None:
+    """A policy of the standard library is asked before a server's cookie is kept; copies have it, too."""
+    jar = CookieJar(Refusal())
+    assert not jar.store("a=b", HOST, "/", True, NOW)
+    assert not jar.copy().store("a=b", HOST, "/", True, NOW)
+    assert not pickle.loads(pickle.dumps(jar)).store("a=b", HOST, "/", True, NOW)
+    jar["by"] = "hand"
+    assert jar.header(HOST, "/", True, NOW) == "by=hand"
+
+    policy = http.cookiejar.DefaultCookiePolicy(allowed_domains=["example.org", "::1"])
+    jar.set_policy(policy)
+    assert jar.get_policy() is policy
+    assert not jar.store("a=b", HOST, "/", True, NOW)
+    assert jar.store("a=b", "example.org", "/x?", False, NOW)
+    assert jar.store("a=b", "::1", "/", True, NOW)
+    jar.set_policy(None)
+    assert jar.store("a=b", HOST, "/", True, NOW)
+    assert jar.store("a=; Max-Age=0", HOST, "/", True, NOW)
+
+
+def test_a_header_for_whatever_has_a_url() -> None:
+    """`get_cookie_header` asks a jar, of the standard library too, by the URL's host, path and scheme."""
+    jar = received("a=1; Path=/x; Secure", "b=2", "c=3; Domain=example.com")
+
+    def header(jar: Any, url: str) -> list[str]:
+        return sorted((get_cookie_header(jar, requests.Request("GET", url).prepare()) or "").split("; "))
+
+    for each in (jar, jar.to_cookiejar()):
+        assert header(each, f"https://{HOST}/x/y?z") == ["a=1", "b=2", "c=3"]
+        assert header(each, f"http://{HOST}:8080/x") == ["b=2", "c=3"]
+        assert header(each, "http://EXAMPLE.com") == ["c=3"]
+        assert header(each, "http://[::1]/") == [""]
+
+
 # --- the standard library's jar ---
 
 
@@ -1302,6 +1728,9 @@ def foreign(name: str, value: str | None, **given: Any) -> http.cookiejar.Cookie
         ({"path": ""}, Cookie("a", "b")),
         ({"rest": {"HttpOnly": None, "SameSite": "lax"}}, Cookie("a", "b", http_only=True, same_site="Lax")),
         ({"rest": {"SameSite": None}}, Cookie("a", "b")),
+        ({"rest": {"HTTPOnly": ""}}, Cookie("a", "b", http_only=True)),
+        ({"rest": {"HttpOnly": False}}, Cookie("a", "b")),
+        ({"port": "80", "port_specified": True, "version": 1}, Cookie("a", "b")),
         ({"name": "b", "value": None}, Cookie("", "b")),
     ],
 )
@@ -1314,8 +1743,6 @@ def test_cookies_of_the_standard_library_are_taken(given_fields: dict[str, Any],
 
 def test_the_standard_library_sends_the_same() -> None:
     """A jar converted to `http.cookiejar` and back has the same cookies, and there they go to the same hosts."""
-    import urllib.request
-
     jar = received("a=1", "b=2; Domain=example.com; Path=/x; HttpOnly; SameSite=Strict", "c=3; Secure", "d")
     jar.store("e=5", "localhost", "/", False, NOW)
     there = jar.to_cookiejar()
@@ -1325,7 +1752,9 @@ def test_the_standard_library_sends_the_same() -> None:
         there.add_cookie_header(request)
         return sorted((request.get_header("Cookie") or "").split("; "))
 
-    assert list(CookieJar.from_mapping(there)) == list(jar)
+    assert CookieJar.from_mapping(there) == jar
+    assert jar.to_cookiejar(lwp := http.cookiejar.LWPCookieJar()) is lwp
+    assert CookieJar.from_mapping(lwp) == jar
     assert sent("https://www.example.com/x/") == ["a=1", "b=2", "c=3", "d"]
     assert sent("http://example.com/x") == ["b=2"]
     assert sent("http://localhost:8000/") == ["e=5"]
@@ -1355,12 +1784,49 @@ def test_saving_and_loading(tmp_path: Path) -> None:
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
+def test_saving_is_done_at_once_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is saved over has the old cookies until it has all the new ones; its mode becomes 600."""
+    file, link = tmp_path / "cookies.txt", tmp_path / "link"
+    file.write_text("old")
+    file.chmod(0o644)
+    link.symlink_to(file)
+    jar = received("a=b", "c=d")
+    whole = module._to_netscape
+
+    def fail(cookie: Cookie) -> str:
+        assert file.read_text() == "old"
+        if cookie.name == "c":
+            raise OSError("the disk is full")
+        return whole(cookie)
+
+    # Called while the file is being written, which is when a disk fills up.
+    monkeypatch.setattr(module, "_to_netscape", fail)
+    with pytest.raises(OSError, match="disk is full"):
+        jar.save(link)
+    assert file.read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cookies.txt", "link"]
+
+    monkeypatch.undo()
+    jar.save(link)
+    assert link.is_symlink()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert file.read_text().count("\n") == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cookies.txt", "link"]
+
+
 def test_the_standard_library_reads_what_is_saved(tmp_path: Path) -> None:
     """`http.cookiejar.MozillaCookieJar` reads a saved file."""
     file = tmp_path / "cookies.txt"
-    received("a=b; Max-Age=60", "c=d; Domain=example.com; Path=/x; HttpOnly").save(file)
+    received("a=b; Max-Age=60", "c=d; Domain=example.com; Path=/x; HttpOnly; Max-Age=60").save(file)
     there = http.cookiejar.MozillaCookieJar()
     there.load(str(file), ignore_discard=True, ignore_expires=True)
+    back = http.cookiejar.MozillaCookieJar()
+    CookieJar.from_mapping(there).to_cookiejar(back)
+    back.save(str(file), ignore_discard=True, ignore_expires=True)
+    again = CookieJar()
+    again.load(file)
+    assert again == CookieJar.from_mapping(there)
+    assert [cookie.http_only for cookie in again if cookie.name == "c"] == [True]
 
     found = sorted((c.domain, c.name, c.value, c.path, c.expires) for c in there if c.name == "a")
     assert found == [(HOST, "a", "b", "/", int(NOW) + 60)]
@@ -1387,6 +1853,11 @@ def test_a_tab_has_no_place_in_the_file(tmp_path: Path) -> None:
         ("#HttpOnly_.example.com\tTRUE\t/\tFALSE\t0\ta\tb", Cookie("a", "b", "example.com", http_only=True)),
         ("example.com\tTRUE\t/\tFALSE\t0\ta", Cookie("a", "", "example.com")),
         ("example.com\tTRUE\t/\tFALSE\t0\ta\tb\r", Cookie("a", "b", "example.com")),
+        ("example.com\tTRUE\t/\tFALSE\t0\ta\tb\tc", Cookie("a", "b\tc", "example.com")),
+        ("example.com\tTRUE\t/\tFALSE\t-1\ta\tb", Cookie("a", "b", "example.com", expires=-1)),
+        (".example.com\tFALSE\t/\tFALSE\t0\ta\tb", Cookie("a", "b", "example.com", host_only=True)),
+        ("\xef\xbb\xbfexample.com\tTRUE\t/\tFALSE\t0\ta\tb", Cookie("a", "b", "example.com")),
+        ("\xef\xbb\xbf# a comment", None),
         ("# a comment", None),
         ("#", None),
         ("", None),
@@ -1407,6 +1878,9 @@ def test_lines_of_other_writers(tmp_path: Path, line: str, expected: Cookie | No
     ("line", "message"),
     [
         ('{"name": "a"}', "expected 7 fields with tabs between, found 1"),
+        ("example.com TRUE / FALSE 0 a b", "expected 7 fields with tabs between, found 1"),
+        ("example.com\tTRUE\t/\tFALSE\t0", "expected 7 fields with tabs between, found 5"),
+        ("https://example.com/\tTRUE\t/\tFALSE\t0\ta\tb", "the domain of cookie 'a'"),
         ("example.com\tTRUE\t/\tFALSE\tsoon\ta\tb", "could not convert string to float: 'soon'"),
         ("example.com\tTRUE\t/\tFALSE\tinf\ta\tb", "infinity"),
         ("example.com\tTRUE\t/\tFALSE\tnan\ta\tb", "NaN"),

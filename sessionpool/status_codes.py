@@ -1,0 +1,5 @@
+"""Status codes by name, under the name that requests' users import them by."""
+
+from sessionpool._codes import codes
+
+__all__ = ["codes"]
