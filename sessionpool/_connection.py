@@ -1197,22 +1197,23 @@ _VERSIONS: Final = {
 }
 
 
-def tls_context(given: ssl.SSLContext | None, **options: Any) -> ssl.SSLContext | None:
-    """The context that a pool manager of urllib3's would use for these of its options; `None` for the usual one.
+def tls_context(
+    verify: bool | str | ssl.SSLContext, cert: str | tuple[str, str] | None, **options: Any
+) -> ssl.SSLContext:
+    """A context with the TLS settings that an urllib3 `PoolManager` takes by these names.
 
     Raises:
-        ValueError: An option says nothing of TLS, or nothing that a context can keep to.
+        ValueError: There is an option that no context can keep to, or `verify` is a context already.
     """
-    options = {name: value for name, value in options.items() if value is not None}
     unknown = options.keys() - {"ssl_version", "ssl_minimum_version", "ssl_maximum_version", "ciphers"}
     if unknown:
         raise ValueError(
-            f"of an adapter's TLS settings sessionpool takes an ssl_context, versions and ciphers; "
-            f"it has no use for {', '.join(sorted(unknown))}"
+            "of an adapter's connection settings sessionpool takes ssl_context, ssl_version, ssl_minimum_version, "
+            f"ssl_maximum_version and ciphers; it has no use for {', '.join(sorted(unknown))}"
         )
-    if not options or given is not None:
-        return given
-    context = _make_context(True, None)
+    if isinstance(verify, ssl.SSLContext):
+        raise ValueError("the adapter's TLS settings and an SSLContext as verify= exclude each other")
+    context = _make_context(verify, cert)
     version = options.get("ssl_version", ssl.PROTOCOL_TLS_CLIENT)
     if version in _VERSIONS:
         context.minimum_version = context.maximum_version = _VERSIONS[version]

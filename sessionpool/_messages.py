@@ -1,15 +1,14 @@
-"""What is sent and what came back: headers, URLs, bodies, `PreparedRequest`, `Response`; requests' names for them.
+"""What is sent and what came back: headers, bodies, `PreparedRequest`, `Response`; requests' names for them.
 
 A message's header has one of two forms. Most are never looked at and stay a block of bytes, put together from parts
 that were encoded once; on first access it becomes a mapping, and from then on the mapping is what counts. All
-classes here are confined to the thread that holds the session, but for the immutable `Target`.
+classes here are confined to the thread that holds the session.
 """
 
 from __future__ import annotations
 
 import codecs
 import datetime as dt
-import functools
 import io
 import json as json_module
 import os
@@ -18,23 +17,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMappin
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode
 
-import attrs
 import charset_normalizer
 
 from sessionpool import _wire
 from sessionpool._clock import SYSTEM_CLOCK
 from sessionpool._codes import codes
 from sessionpool._governor import advised
+from sessionpool._urls import Target, add_query, as_url, parse_target
 from sessionpool.auth import HTTPBasicAuth
 from sessionpool.cookies import CookieJar, as_jar
 from sessionpool.exceptions import (
     HTTPError,
     InvalidHeader,
     InvalidJSONError,
-    InvalidSchema,
-    InvalidURL,
     JSONDecodeError,
-    MissingSchema,
     RequestException,
     StreamConsumedError,
     UnrewindableBodyError,
@@ -75,7 +71,6 @@ SECRET_FIELDS: Final = frozenset(
 _FORBIDDEN = re.compile(r"[\r\n\0]")
 # What str.splitlines() takes for the end of a line, but for CR, which may be followed by LF.
 _LINE_ENDS: Final = "\n\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
-_UNRESERVED = re.compile(r"%(2[DdEe]|3[0-9]|4[1-9A-Fa-f]|5[0-9AaFf]|6[1-9A-Fa-f]|7[0-9AaEe])")
 _CHARSET = re.compile(r"charset\s*=\s*\"?'?([^\s;\"']+)", re.IGNORECASE)
 _LINK = re.compile(r"<([^>]*)>([^<]*)(?:,|$)")
 _LINK_PARAMETER = re.compile(r";\s*([^\s=;]+)\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^;,\s]*))")
@@ -181,113 +176,7 @@ def encode_field(name: str | bytes, value: object) -> bytes:
     return b"%b: %b\r\n" % (name.encode("ascii"), encoded)
 
 
-# --- URLs ---
-
-
-@attrs.frozen(eq=False)
-class Target:
-    """A URL taken apart once. Immutable.
-
-    Attributes:
-        url: Normalised (RFC 3986 §6.2.2), with fragment.
-        scheme: http or https.
-        host: Lower case, A-label; IPv6 without brackets.
-        port: The port, the scheme's own if the URL names none.
-        path: The path, "/" at least, without the query.
-        request_target: Path and query as sent (RFC 9112 §3.2.1).
-        host_field: The value of `Host` (RFC 9110 §7.2).
-        origin: Scheme, host and port (RFC 9110 §4.3.1).
-        start: The request's first two lines, from behind the method on: target, version, `Host`.
-        auth: User and password from the URL, or `None`.
-        is_secure: https.
-    """
-
-    url: str
-    scheme: str
-    host: str
-    port: int
-    path: str
-    request_target: bytes
-    host_field: bytes
-    origin: tuple[str, str, int]
-    start: bytes
-    auth: tuple[str, str] | None
-    is_secure: bool
-
-
-def parse_target(url: str) -> Target:
-    """Take a URL apart; those without a user's part, and of ordinary length, are remembered.
-
-    Raises:
-        MissingSchema, InvalidSchema, InvalidURL: It is not an absolute http or https URL.
-    """
-    return _parse_target(url) if "@" not in url and len(url) <= 2048 else _parse_target.__wrapped__(url)
-
-
-# Parsing costs 10 µs, a hit 0.1. 700 bytes an entry; a walk round more URLs than there are entries never hits, and to
-# poll ten thousand hosts in turn is an ordinary job.
-@functools.lru_cache(maxsize=16384)
-def _parse_target(url: str) -> Target:
-    parts = _wire.split_url(url)
-    if parts.scheme not in ("http", "https") or not parts.host or parts.host.startswith(("*", ".")):
-        raise _unusable(parts, _wire.redacted(url))
-    path = parts.path or "/"
-    query = "" if parts.query is None else f"?{parts.query}"
-    if "%" in path or "%" in query:
-        path, query = _unquote_unreserved(path), _unquote_unreserved(query)
-    authority = parts.host if parts.port is None else f"{parts.host}:{parts.port}"
-    userinfo = "" if parts.auth is None else f"{parts.auth}@"
-    fragment = "" if parts.fragment is None else f"#{parts.fragment}"
-    default_port = 443 if parts.scheme == "https" else 80
-    request_target = (path + query).encode("ascii")
-    host_field = (parts.host if parts.port == default_port else authority).encode("ascii")
-    host = parts.host.strip("[]")
-    port = default_port if parts.port is None else parts.port
-    return Target(
-        url=f"{parts.scheme}://{userinfo}{authority}{path}{query}{fragment}",
-        scheme=parts.scheme,
-        host=host,
-        port=port,
-        path=path,
-        request_target=request_target,
-        host_field=host_field,
-        origin=(parts.scheme, host, port),
-        start=b" %b HTTP/1.1\r\nHost: %b\r\n" % (request_target, host_field),
-        auth=None if parts.auth is None else _wire.userinfo(parts.auth),
-        is_secure=parts.scheme == "https",
-    )
-
-
-def _unusable(parts: _wire.Url, shown: str) -> MissingSchema | InvalidSchema | InvalidURL:
-    """Why a URL cannot be fetched."""
-    if parts.scheme is None:
-        hint = f"; perhaps you meant 'https://{shown}'" if "." in (parts.host or "") else ""
-        return MissingSchema(f"URL {shown!r} has no scheme{hint}")
-    if parts.scheme not in ("http", "https"):
-        return InvalidSchema(f"URL {shown!r} has the scheme {parts.scheme!r}; only http and https can be fetched")
-    if not parts.host:
-        return InvalidURL(f"URL {shown!r} has no host")
-    return InvalidURL(f"URL {shown!r} has a host that starts with {parts.host[0]!r}")
-
-
-def _unquote_unreserved(text: str) -> str:
-    """RFC 3986 §6.2.2.2: an escaped unreserved character is the character."""
-    return _UNRESERVED.sub(lambda match: chr(int(match[1], 16)), text)
-
-
-def add_params(url: str, params: Any) -> str:
-    """The URL with `params` at the end of its query."""
-    encoded = encode_form(params)
-    if isinstance(encoded, bytes):
-        encoded = encoded.decode("ascii")
-    if not encoded:
-        return url
-    url, mark, fragment = url.partition("#")
-    glue = "" if url.endswith(("?", "&")) else "&" if "?" in url else "?"
-    return f"{url}{glue}{encoded}{mark}{fragment}"
-
-
-# --- bodies ---
+# --- forms and other bodies ---
 
 
 def encode_form(data: Any) -> Any:
@@ -303,6 +192,11 @@ def encode_form(data: Any) -> Any:
 def _several(values: Any) -> Iterable[Any]:
     """What a form's field was given: one value, or each of several."""
     return [values] if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__") else values
+
+
+def add_params(url: str, params: Any) -> str:
+    """The URL with `params` at the end of its query; one of another scheme than http is left alone, as in requests."""
+    return add_query(url, encode_form(params))
 
 
 def encode_multipart(files: Any, data: Any) -> tuple[bytes, str]:
@@ -369,13 +263,6 @@ def as_method(method: str | bytes) -> str:
     method = method.decode("ascii") if isinstance(method, bytes) else str(method)
     _wire.check_token(method, "a method")
     return method.upper()
-
-
-def as_url(url: Any) -> str:
-    """The text of what a user may give for a URL: str, bytes, or an object whose `str` it is."""
-    if not isinstance(url, str):
-        url = url.decode("utf-8") if isinstance(url, bytes) else str(url)
-    return str(url.lstrip())
 
 
 def as_auth(auth: Any) -> Auth | None:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, cast
-from urllib.parse import urljoin
 from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]  # in no stub
 
 import attrs
@@ -34,18 +33,16 @@ from sessionpool._messages import (
     PreparedRequest,
     Request,
     Response,
-    Target,
     add_params,
     as_auth,
     as_hooks,
     as_method,
-    as_url,
-    parse_target,
 )
 from sessionpool._netrc import find, read_netrc
 from sessionpool._proxies import ROTATED, Passage
 from sessionpool._retry import Retries, RetryPolicy, as_policy
 from sessionpool._transport import Transport
+from sessionpool._urls import Target, as_url, join, parse_target
 from sessionpool._version import __version__
 from sessionpool.adapters import BaseAdapter, HTTPAdapter
 from sessionpool.auth import HTTPBasicAuth, HTTPProxyAuth
@@ -161,8 +158,8 @@ class Defaults:
         """
         merged = default_headers().merged(headers or {})
         merged.block()  # raises for what may not be sent, and is what the sessions share
-        if base_url is not None:
-            parse_target(base_url)
+        if base_url is not None and parse_target(base_url).is_opaque:
+            raise InvalidURL(f"base_url must be an http or https URL; got {_wire.redacted(base_url)!r}")
         if timeout is not None and not isinstance(timeout, Timeout):
             raise ValueError(f"timeout must be a sessionpool.Timeout, such as Timeout(read=10); got {timeout!r}")
         as_auth(auth)
@@ -677,6 +674,7 @@ class Session(Verbs):
         if self._followed is not None:
             followed, self._followed = self._followed, None
             return self._hop(request, followed)
+        request.describe_body_again()  # it may have been changed since it was prepared
         caller = get_ident()
         claimed = self.owner != caller and self._claim(caller)
         try:
@@ -920,7 +918,7 @@ class Session(Verbs):
         if not isinstance(url, str) or url[:1] <= " ":
             url = as_url(url)
         if self.base_url is not None:
-            url = _join(self.base_url, url)
+            url = join(self.base_url, url)
         own = self._params
         if own and (params is None or isinstance(params, Mapping)):
             merged = {**own, **(params or {})}
@@ -1001,8 +999,8 @@ class Session(Verbs):
         verify, cert = call.verify, call.cert
         if verify is not True or defaults.environment_ca is not None:
             verify = self._verify(verify)
-        if call.adapter is not None and verify is True:
-            verify = call.adapter.tls() or verify
+        if call.adapter is not None:
+            verify, cert = call.adapter.tls(call.verify, verify, cert)
         if cert is not None:
             cert = tuple(cert) if isinstance(cert, list) else cert
         wanted = (prepared.target.origin, proxy, verify, cert, partition)
@@ -1320,6 +1318,9 @@ class Session(Verbs):
         old = prepared.target
         try:
             new = parse_target(_absolute(self.get_redirect_target(response) or "", old))
+            if new.is_opaque and not old.is_opaque:
+                # What is mounted for files or the like is there for the user to ask, not for a server to point at.
+                raise InvalidSchema(f"its scheme {new.scheme!r} is neither http nor https")
         except (InvalidURL, InvalidSchema) as error:
             message = f"{_wire.redacted(old.url)} redirects to what cannot be fetched: {error}"
             raise type(error)(message, request=prepared, response=response) from None
@@ -1350,16 +1351,8 @@ class Session(Verbs):
 _KEEPING: Final = frozenset({codes.temporary_redirect, codes.permanent_redirect})
 
 
-def _join(base: str, url: str) -> str:
-    """A reference resolved (RFC 3986 §5.2)."""
-    try:
-        return urljoin(base, url)
-    except ValueError as error:
-        raise InvalidURL(f"URL {_wire.redacted(url)!r} cannot be parsed: {error}") from None
-
-
 def _absolute(location: str, old: Target) -> str:
-    absolute = _join(old.url, location)
+    absolute = join(old.url, location)
     if "#" not in absolute and "#" in old.url:
         absolute += old.url[old.url.index("#") :]  # RFC 9110 §10.2.2
     return absolute

@@ -135,7 +135,8 @@ class Transport:
         Connections through a proxy are shared only within a `partition`.
 
         Raises:
-            InvalidProxyURL: The proxy's URL has no host, or its scheme is neither http nor https.
+            InvalidSchema: The origin's scheme, or the proxy's, is neither http nor https.
+            InvalidProxyURL: The proxy's URL has no host, or cannot be parsed.
         """
         if len(self.routes) >= MAX_ROUTES:
             self.routes.clear()
@@ -454,6 +455,10 @@ def _make_route(
     partition: Hashable,
 ) -> Route:
     scheme, host, port = origin
+    if scheme not in ("http", "https"):
+        raise InvalidSchema(
+            f"no URL with the scheme {scheme!r} can be fetched: only http and https, and what an adapter is mounted for"
+        )
     key = origin_key(scheme, host, port)
     if proxy is None:
         identity = (verify, cert) if scheme == "https" else ()

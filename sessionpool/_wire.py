@@ -68,6 +68,8 @@ _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 _HEAD_END = re.compile(rb"\n\r?\n")
 _OBS_FOLD = re.compile(r"\r?\n[ \t]+")
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n\Z")
+# RFC 3986 §3: only here does an authority begin; two slashes further on are a path's.
+_AUTHORITY_MARK = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*:)?//")
 _KEEP_ALIVE_TIMEOUT = re.compile(r"timeout[ \t]*=[ \t]*\"?([0-9]{1,9})")
 
 Fields = Sequence[tuple[str, str]]
@@ -310,7 +312,7 @@ def split_url(url: str) -> Url:
         return parse_url(url)
     except LocationParseError as error:
         # What urllib3 says may quote the URL, user's part included.
-        reason = "" if "@" in url or "?" in url else f": {error}"
+        reason = "" if set(url) & {"@", "?", "#"} else f": {error}"
         raise InvalidURL(f"URL {redacted(url)!r} cannot be parsed{reason}") from None
 
 
@@ -352,14 +354,17 @@ def _octets(text: str | bytes) -> bytes:
 def redacted(url: str) -> str:
     """The URL fit for a log or a message: no user, no password, no query (they hold tokens), no fragment."""
     bare, query, _ = url.partition("#")[0].partition("?")
-    scheme, mark, rest = bare.partition("//") if "//" in bare else ("", "", bare)
+    begin = _AUTHORITY_MARK.match(bare)
+    mark, rest = ("", bare) if begin is None else (begin[0], bare[begin.end() :])
     authority, slash, path = rest.partition("/")
     host = authority.rpartition("@")[2]
+    if mark and not authority and "@" in path:  # a slash too many, and behind it perhaps a user
+        return f"{mark}…"
     if not host.startswith("[") and not host.rpartition(":")[2].isdigit():
         name, colon, _ = host.partition(":")
         if colon:  # no port: perhaps a user, and a password with a slash in it that goes on in the path
-            return f"{scheme}{mark}{name}…"
-    return f"{scheme}{mark}{host}{slash}{path}{'?…' if query else ''}"
+            return f"{mark}{name}…"
+    return f"{mark}{host}{slash}{path}{'?…' if query else ''}"
 
 
 def multipart(fields: Sequence[tuple[str, Any] | RequestField]) -> tuple[bytes, str]:

@@ -20,6 +20,9 @@ __all__ = ["BaseAdapter", "HTTPAdapter"]
 
 DEFAULT_POOLSIZE: Final = 10
 
+Verify = bool | str | ssl.SSLContext
+Cert = str | tuple[str, str] | None
+
 _UNSET: Final[Any] = object()
 # What requests' adapter does by methods of these names is done by others here, and nobody would call them.
 _ELSEWHERE: Final = {
@@ -60,9 +63,9 @@ class BaseAdapter:
         """What is tried again below it: what the session says."""
         return otherwise
 
-    def tls(self) -> ssl.SSLContext | None:
-        """What is to be used for TLS instead of what `verify` says, if anything."""
-        return None
+    def tls(self, verify: Verify, trusted: Verify, cert: Cert) -> tuple[Verify, Cert]:  # noqa: ARG002 - for HTTPAdapter
+        """What of `verify` and `cert` is used; `trusted` is what `verify` comes to in this environment."""
+        return trusted, cert
 
 
 class HTTPAdapter(BaseAdapter):
@@ -98,6 +101,8 @@ class HTTPAdapter(BaseAdapter):
                 f"got {max_retries!r}"
             ) from None
         self._context: ssl.SSLContext | None = None
+        self._versions: dict[str, Any] = {}
+        self._contexts: dict[object, ssl.SSLContext] = {}
         self.init_poolmanager(pool_connections, pool_maxsize, block=pool_block)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -152,7 +157,10 @@ class HTTPAdapter(BaseAdapter):
         Raises:
             ValueError: There is something else.
         """
-        self._context = tls_context(ssl_context, **kwargs)
+        versions = {name: value for name, value in kwargs.items() if value is not None}
+        if ssl_context is None and versions:
+            self._contexts[True, None] = tls_context(True, None, **versions)  # raises for what cannot be kept
+        self._context, self._versions = ssl_context, versions
 
     @property
     def poolmanager(self) -> None:
@@ -173,6 +181,24 @@ class HTTPAdapter(BaseAdapter):
         """What is tried again: by this adapter, `otherwise` if it says nothing."""
         return otherwise if self._is_silent else self.max_retries
 
-    def tls(self) -> ssl.SSLContext | None:
-        """What is to be used for TLS instead of what `verify` says, if anything."""
-        return self._context
+    def tls(self, verify: Verify, trusted: Verify, cert: Cert) -> tuple[Verify, Cert]:
+        """What of `verify` and `cert` is used; `trusted` is what `verify` comes to in this environment.
+
+        Raises:
+            ValueError: There is an SSL context, and a `verify` that it does not keep to.
+        """
+        if self._context is not None:
+            if verify is not True and not (verify is False and self._context.verify_mode is ssl.CERT_NONE):
+                raise ValueError(
+                    f"the adapter has an ssl_context, which says itself what it verifies; verify={verify!r} cannot "
+                    "change that"
+                )
+            return self._context, cert
+        if not self._versions:
+            return trusted, cert
+        certificate = tuple(cert) if isinstance(cert, list) else cert
+        context = self._contexts.get((trusted, certificate))
+        if context is None:
+            made = tls_context(trusted, certificate, **self._versions)
+            context = self._contexts.setdefault((trusted, certificate), made)  # atomic, with and without a GIL
+        return context, None

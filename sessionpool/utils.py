@@ -42,6 +42,7 @@ __all__ = [
 _META: Final = re.compile(r"<meta[^<>]*?charset\s*=\s*[\"']*([^\s\"'/<>;]+)", re.IGNORECASE)
 _XML: Final = re.compile(r"^<\?xml[^<>]*?encoding\s*=\s*[\"']*([^\s\"'<>?]+)")
 _STRAY_PERCENT: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_UNRESERVED: Final = re.compile(r"%(?:2[DEde]|3[0-9]|[46][1-9A-Fa-f]|[57][0-9Aa]|5[Ff]|7[Ee])")  # RFC 3986 §2.3
 _URL_CHARACTERS: Final = "!#$%&'()*+,/:;=?@[]~"  # RFC 3986 §2.2, and "%"
 
 
@@ -80,7 +81,8 @@ def parse_header_links(value: str) -> list[dict[str, str]]:
 
 def requote_uri(uri: str) -> str:
     """The same URL with what no URL may hold escaped, and nothing escaped twice (RFC 3986 §2)."""
-    return quote(_messages._unquote_unreserved(_STRAY_PERCENT.sub("%25", uri)), safe=_URL_CHARACTERS)
+    plain = _UNRESERVED.sub(lambda match: unquote(match[0]), _STRAY_PERCENT.sub("%25", uri))
+    return quote(plain, safe=_URL_CHARACTERS)
 
 
 def default_user_agent(name: str = "sessionpool") -> str:

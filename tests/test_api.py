@@ -17,7 +17,8 @@ import pytest
 import sessionpool
 from sessionpool import Limits, PoolStats, PreparedRequest, Response, Session, SessionPool, exceptions
 from sessionpool._ledger import HostStats
-from sessionpool._messages import CaseInsensitiveDict, parse_target
+from sessionpool._messages import CaseInsensitiveDict
+from sessionpool._urls import parse_target
 from sessionpool.cli._origin import OriginServer
 
 ROOT = Path(__file__).parents[1]

@@ -14,10 +14,11 @@ import urllib3
 from sessionpool import Attempt, Limits, RequestException, Response, RetryPolicy, SessionPool, exceptions
 from sessionpool._clock import NEVER, Deadline
 from sessionpool._config import Governor
-from sessionpool._messages import CaseInsensitiveDict, PreparedRequest, parse_target
+from sessionpool._messages import CaseInsensitiveDict, PreparedRequest
 from sessionpool._observer import Observer
 from sessionpool._retry import Retries, as_policy
 from sessionpool._transport import Transport
+from sessionpool._urls import parse_target
 from sessionpool.adapters import HTTPAdapter
 from sessionpool.testing import FakeClock
 from tests.helpers import eventually, in_thread

@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, TracerProvider
 
     from sessionpool._clock import Clock
-    from sessionpool._messages import PreparedRequest, Response, Target
+    from sessionpool._messages import PreparedRequest, Response
     from sessionpool._pool import SessionPool
+    from sessionpool._urls import Target
 
 __all__ = ["instrument", "uninstrument"]
 

@@ -182,9 +182,15 @@ def test_an_adapter_may_choose_the_tls_settings(library: Any) -> None:
 
     mine, pinned = Mine(), Pinned()
     if library is sessionpool:
-        assert mine.tls() is context
-        assert pinned.tls().minimum_version is ssl.TLSVersion.TLSv1_3
-        assert HTTPAdapter().tls() is None
+        assert mine.tls(True, "/environment", None) == (context, None)
+        for verify in (True, False):
+            made, _ = pinned.tls(verify, verify, None)
+            assert made.minimum_version is ssl.TLSVersion.TLSv1_3
+            assert made is pinned.tls(verify, verify, None)[0]
+            assert made.verify_mode is (ssl.CERT_REQUIRED if verify else ssl.CERT_NONE)
+        assert HTTPAdapter().tls(True, "/environment", "cert") == ("/environment", "cert")
+        with pytest.raises(ValueError, match="ssl_context, which says itself what it verifies; verify=False"):
+            mine.tls(False, False, None)
 
 
 @pytest.mark.parametrize(
