@@ -6,7 +6,7 @@ the CPU: here it is one `sendall` of a finished head and, for a small answer, on
 
 A deadline over the whole call (`Timeout.total`) bounds each of these waits, and what needs no waiting too: a peer that
 always has something ready, or always takes something, would otherwise never be found out. It also keeps account of the
-stages: resolve, connect (TCP, and a proxy's answer to CONNECT), tls (with the proxy too), send, head, body.
+stages: resolve, connect (TCP, and a proxy's answer to CONNECT or SOCKS), tls (with the proxy too), send, head, body.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import encodings.idna  # noqa: F401
 import errno
 import math
 import os
+import re
 import select
 import socket
 import ssl
@@ -26,6 +27,7 @@ import threading
 import weakref
 from _thread import start_new_thread
 from collections.abc import Callable, Hashable, Iterable
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from sys import maxsize, platform
@@ -47,7 +49,7 @@ from urllib3.util import Url
 from urllib3.util.ssl_match_hostname import CertificateError
 from urllib3.util.wait import wait_for_write
 
-from sessionpool import _wire
+from sessionpool import _socks, _wire
 from sessionpool._clock import NEVER, SLICE, SYSTEM_CLOCK, Bell, Clock, Deadline
 from sessionpool._ledger import Permit
 from sessionpool._stop import Stopped
@@ -73,6 +75,8 @@ RECEIVE: Final = 64 * 1024
 SEND: Final = 256 * 1024
 # Beyond this many seconds the system calls overflow, and nobody is left to mind.
 LONGEST: Final = 2_000_000.0
+# A proxy's, where its URL names none.
+PROXY_PORTS: Final = {"http": 80, "https": 443, **dict.fromkeys(_socks.SCHEMES, _socks.PORT)}
 R = TypeVar("R")
 # RFC 9110 §15.2: a client must read past any number of 1xx; a server that sends this many means harm.
 MAX_INFORMATIONAL: Final = 100
@@ -92,6 +96,8 @@ class Route:
         verify: True, False, a path to certificates, or an `SSLContext`.
         cert: Path to the client's certificate, or a pair of paths, certificate and key.
         partition: Whose sockets these are alone, part of `identity`; `None`: everybody's with the same settings.
+        proxy_fields: More header fields for the proxy, part of `identity`: checked, and in Latin-1. They go with
+            CONNECT, in place of ours of the same name; a request that is forwarded must bring them itself.
         is_forwarding: The request itself goes to the proxy, with an absolute target (RFC 9112 §3.2.2).
     """
 
@@ -104,10 +110,12 @@ class Route:
     verify: bool | str | ssl.SSLContext = True
     cert: str | tuple[str, str] | None = None
     partition: Hashable = None
+    proxy_fields: tuple[tuple[str, str], ...] = ()
     is_forwarding: bool = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        object.__setattr__(self, "is_forwarding", self.proxy is not None and self.scheme == "http")
+        forwards = self.proxy is not None and self.proxy.scheme not in _socks.SCHEMES and self.scheme == "http"
+        object.__setattr__(self, "is_forwarding", forwards)
 
 
 class _UnwritableError(Exception):
@@ -786,8 +794,9 @@ class Connector:
             try:
                 connection.connect()
             except BaseException as error:  # noqa: BLE001 - raised again, perhaps as another
+                is_at_proxy = route.proxy is not None and not connection.has_connected_to_proxy
                 connection.close()
-                own = self._translate(error, route, dial)
+                own = self._translate(error, route, dial, is_at_proxy=is_at_proxy)
                 try:
                     if own is error:
                         raise
@@ -832,30 +841,37 @@ class Connector:
         self._dialing.clear()
 
     def _prepare(self, route: Route, dial: _Dial) -> _Plain | _Secure:
+        """A connection that knows where to go; its `connect` goes there."""
         proxy = route.proxy
-        context = None
-        if "https" in (route.scheme, proxy and proxy.scheme):
-            context = cast(ssl.SSLContext, _Watched(self._context(route.verify, route.cert), dial))
-        host, port, config = route.host, route.port, None
-        if proxy is not None:
-            host, port = proxy.host or "", proxy.port or (443 if proxy.scheme == "https" else 80)
+        if proxy is None or proxy.scheme in _socks.SCHEMES:
+            # To urllib3, a server behind SOCKS is one like any other; see `_Tcp._new_conn`.
+            host, port, proxy, config = route.host, route.port, None, None
+            context = self._watched(route, route.cert, dial) if route.scheme == "https" else None
+        else:
+            host, port = proxy.host or "", proxy.port or PROXY_PORTS[proxy.scheme or "http"]
+            # The client's certificate is for the server; whose proxy this is need not know who asks.
+            first = self._watched(route, None, dial) if proxy.scheme == "https" else None
+            context = first if route.is_forwarding else self._watched(route, route.cert, dial)
             config = ProxyConfig(
-                ssl_context=context, use_forwarding_for_https=False, assert_hostname=None, assert_fingerprint=None
+                ssl_context=first, use_forwarding_for_https=False, assert_hostname=None, assert_fingerprint=None
             )
         connection: _Plain | _Secure
         if context is None:
             connection = _Plain(host, port, proxy=proxy, proxy_config=config)
         else:
             connection = _Secure(host, port, ssl_context=context, proxy=proxy, proxy_config=config)
-        connection.dial = dial
+        connection.route, connection.dial = route, dial
         if proxy is not None and not route.is_forwarding:
-            headers = {"Host": f"[{route.host}]:{route.port}" if ":" in route.host else f"{route.host}:{route.port}"}
-            if proxy.auth:
-                headers["Proxy-Authorization"] = _wire.basic_credentials(*_wire.userinfo(proxy.auth))
-            connection.set_tunnel(route.host, route.port, headers, scheme=proxy.scheme or "http")
+            authority = f"[{route.host}]:{route.port}" if ":" in route.host else f"{route.host}:{route.port}"
+            # With `Host`, for which http.client would else look for the host's name in IDNA, and perhaps in vain.
+            connection.set_tunnel(route.host, route.port, {"Host": authority}, scheme=proxy.scheme or "http")
         return connection
 
-    def _context(self, verify: bool | str | ssl.SSLContext, cert: str | tuple[str, str] | None) -> ssl.SSLContext:
+    def _watched(self, route: Route, cert: str | tuple[str, str] | None, dial: _Dial) -> ssl.SSLContext:
+        return cast(ssl.SSLContext, _Watched(self._context(route, cert), dial))
+
+    def _context(self, route: Route, cert: str | tuple[str, str] | None) -> ssl.SSLContext:
+        verify = route.verify
         if isinstance(verify, ssl.SSLContext):
             if cert is not None:
                 raise ValueError("give the client's certificate to the SSLContext itself, not as cert= beside it")
@@ -864,12 +880,16 @@ class Connector:
         with self._making:  # 15 ms each: 32 threads that start together must not all make the same one
             context = self._contexts.get(key)
             if context is None:
-                context = self._contexts[key] = _make_context(verify, cert)
+                context = self._contexts[key] = _make_context(verify, cert, route.key)
         return context
 
-    def _translate(self, error: BaseException, route: Route, dial: _Dial) -> BaseException:
+    def _translate(self, error: BaseException, route: Route, dial: _Dial, *, is_at_proxy: bool) -> BaseException:
         target = route.key
+        if isinstance(error, (NameResolutionError, ConnectTimeout)):
+            return error  # of the target's name, which was looked up for a proxy
         if isinstance(error, (ssl.SSLError, CertificateError)):
+            if is_at_proxy:
+                return ProxyError(f"no way to {target}: TLS with the proxy failed: {_reason(error)}")
             return SSLError(f"TLS with {target} failed: {_reason(error)}")
         # urllib3 derives its NewConnectionError (refused, unreachable) from its ConnectTimeoutError.
         timed_out = isinstance(error, ConnectTimeoutError) and not isinstance(error, NewConnectionError)
@@ -880,7 +900,7 @@ class Connector:
             own.status = getattr(error, "status", None)
             return own
         if isinstance(error, Urllib3NameResolutionError):
-            return NameResolutionError(f"the name of {target} cannot be resolved: {_reason(error.__cause__ or error)}")
+            return _unresolved(target, error)
         if isinstance(error, (HTTPError, LocationParseError)):
             return ConnectError(f"{target} cannot be connected: {_reason(error.__cause__ or error)}")
         if isinstance(error, OSError):
@@ -1049,9 +1069,10 @@ class _Tcp(HTTPConnection):
     """Dials the host's addresses one after the other within one limit; urllib3 gives each of them the whole time."""
 
     dial: _Dial
+    route: Route
 
-    def _addresses(self) -> list[Any]:
-        name, port, dial = self._dns_host.strip("[]"), self.port, self.dial
+    def _addresses(self, name: str, port: int) -> list[Any]:
+        name, dial = name.strip("[]"), self.dial
         try:
             return socket.getaddrinfo(name, port, 0, socket.SOCK_STREAM, 0, socket.AI_NUMERICHOST)
         except socket.gaierror:
@@ -1061,7 +1082,7 @@ class _Tcp(HTTPConnection):
             answer = _Lookup.join(name, port).wait(dial.bell, dial.limit)
             dial.check()
             if isinstance(answer, Exception):
-                raise Urllib3NameResolutionError(self.host, self, cast(socket.gaierror, answer)) from answer
+                raise Urllib3NameResolutionError(name, self, cast(socket.gaierror, answer)) from answer
             if answer is not None:
                 dial.enter("connect")
                 return answer
@@ -1069,7 +1090,40 @@ class _Tcp(HTTPConnection):
                 raise ConnectTimeoutError(self, f"the name {name} was not resolved in time")
 
     def _new_conn(self) -> socket.socket:
-        found = self._addresses()
+        proxy = self.route.proxy
+        if proxy is None or proxy.scheme not in _socks.SCHEMES:
+            return self._reach(self._dns_host, self.port)
+        dial = self.dial
+        host = self._address_for(proxy) if _socks.wants_address(proxy) else self._dns_host
+        sock = self._reach(proxy.host or "", proxy.port or PROXY_PORTS[proxy.scheme or ""])
+        try:
+            send, receive = partial(dial.patiently, sock, sock.send), partial(dial.patiently, sock, sock.recv)
+            _socks.negotiate(proxy, host, self.port, send, receive)
+        except BaseException:
+            dial.close()
+            sock.close()
+            raise
+        self._has_connected_to_proxy = True
+        return sock
+
+    def _address_for(self, proxy: Url) -> str:
+        """The address that a SOCKS proxy is asked for, where it is not to look the name up itself."""
+        key = self.route.key
+        try:
+            found = self._addresses(self._dns_host, self.port)
+        except Urllib3NameResolutionError as error:
+            raise _unresolved(key, error) from error
+        except ConnectTimeoutError as error:
+            raise self.dial.late(key, key) from error
+        for family, *_, address in found:
+            # The first, as others do: to try the next would take a fresh connection to the proxy.
+            if family in _socks.families(proxy):
+                return str(address[0])
+        raise NameResolutionError(f"{key}: no address of that host can be told to this proxy; SOCKS4 knows IPv4 alone")
+
+    def _reach(self, host: str, port: int) -> socket.socket:
+        """A socket that is connected to one of the host's addresses."""
+        found = self._addresses(host, port)
         limit = self.dial.limit
         failure: OSError | None = None
         try:
@@ -1106,8 +1160,13 @@ class _Tcp(HTTPConnection):
         """Have the proxy open a tunnel (RFC 9110 §9.3.6); http.client would wait for each byte of its answer anew."""
         dial, sock = self.dial, self.sock
         dial.enter("connect")
-        fields: dict[str, str] = self._tunnel_headers  # type: ignore[attr-defined]  # as `set_tunnel` was given them
-        lines = [f"CONNECT {fields['Host']} HTTP/1.1", *(f"{name}: {fields[name]}" for name in fields), "", ""]
+        route, authority = self.route, self._tunnel_headers["Host"]  # type: ignore[attr-defined]  # see `_prepare`
+        fields = [("Host", authority)]
+        if route.proxy is not None and route.proxy.auth:
+            fields.append(("Proxy-Authorization", _wire.basic_credentials(*_wire.userinfo(route.proxy.auth))))
+        replaced = {name.lower() for name, _ in route.proxy_fields}
+        fields = [*(field for field in fields if field[0].lower() not in replaced), *route.proxy_fields]
+        lines = [f"CONNECT {authority} HTTP/1.1", *(f"{name}: {value}" for name, value in fields), "", ""]
         request = "\r\n".join(lines).encode("latin-1")
         while request:
             request = request[dial.patiently(sock, sock.send, request) :]
@@ -1130,6 +1189,10 @@ class _Tcp(HTTPConnection):
             raise OSError("it sent more than its answer to CONNECT")  # in the tunnel the first word is ours
         dial.enter("tls")
         sock.settimeout(dial.left)  # TLS within TLS is urllib3's, at one go
+
+
+def _unresolved(target: str, error: Urllib3NameResolutionError) -> NameResolutionError:
+    return NameResolutionError(f"the name of {target} cannot be resolved: {_reason(error.__cause__ or error)}")
 
 
 def _connect(sock: socket.socket, address: Any, limit: float, dial: _Dial) -> None:
@@ -1213,7 +1276,7 @@ def tls_context(
         )
     if isinstance(verify, ssl.SSLContext):
         raise ValueError("the adapter's TLS settings and an SSLContext as verify= exclude each other")
-    context = _make_context(verify, cert)
+    context = _make_context(verify, cert, "the hosts of an adapter")
     version = options.get("ssl_version", ssl.PROTOCOL_TLS_CLIENT)
     if version in _VERSIONS:
         context.minimum_version = context.maximum_version = _VERSIONS[version]
@@ -1226,7 +1289,7 @@ def tls_context(
     return context
 
 
-def _make_context(verify: bool | str, cert: str | tuple[str, str] | None) -> ssl.SSLContext:
+def _make_context(verify: bool | str, cert: str | tuple[str, str] | None, target: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     # Early Pythons 3.11 set it, and so hide that an end was not the peer's.
     context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
@@ -1241,14 +1304,28 @@ def _make_context(verify: bool | str, cert: str | tuple[str, str] | None) -> ssl
         else:
             context.load_verify_locations(cafile=verify)
     except OSError as error:
-        raise SSLError(f"verify={verify!r} holds no certificates that can be read: {_reason(error)}") from error
+        raise SSLError(
+            f"no TLS with {target}: verify={verify!r} holds no certificates that can be read: {_reason(error)}"
+        ) from error
     if cert is not None:
+        file, key = (cert, None) if isinstance(cert, str) else cert
         try:
-            context.load_cert_chain(*((cert,) if isinstance(cert, str) else cert))
+            for each in filter(None, (file, key)):
+                with Path(each).open("rb"):
+                    pass  # OpenSSL would not say which of them is not there
+            context.load_cert_chain(file, key, _refuse_to_ask)
         except OSError as error:
-            raise SSLError(f"cert={cert!r} is no client certificate that can be read: {_reason(error)}") from error
+            reason = f"{error.filename}: {_reason(error)}" if error.filename else _reason(error)
+            raise SSLError(
+                f"no TLS with {target}: cert={cert!r} is no client certificate that can be read: {reason}"
+            ) from error
     context.set_alpn_protocols(["http/1.1"])
     return context
+
+
+def _refuse_to_ask() -> str:
+    """Called for an encrypted key's password, which OpenSSL would else ask of the terminal, whoever sits there."""
+    raise OSError("the key is encrypted; load it into an SSLContext yourself, and give that as verify=")
 
 
 # What matters most for the cost of a request among many threads is how often it lets go of the GIL: each time another
@@ -1306,10 +1383,13 @@ def _readability(sock: socket.socket) -> Callable[[], bool]:
     return readable
 
 
+_SOURCE_LINE: Final = re.compile(r" \(_ssl\.c:\d+\)$")  # where in CPython's own code TLS failed
+
+
 def _reason(error: BaseException) -> str:
     """What the system said, without the object's address and class that urllib3 puts before it."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return error.verify_message
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error)
+        return _SOURCE_LINE.sub("", error.strerror)
+    return _SOURCE_LINE.sub("", str(error))

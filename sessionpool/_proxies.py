@@ -18,6 +18,7 @@ import attrs
 
 from sessionpool import _wire
 from sessionpool._clock import seconds
+from sessionpool._connection import PROXY_PORTS
 from sessionpool.exceptions import ConnectTimeout, InvalidURL, ProxyError
 
 # Stands for the rotation's proxy where proxies are chosen from mappings; being no URL, it cannot be one of a user's.
@@ -219,7 +220,7 @@ def _checked(url: Any) -> str:
         parts = _wire.split_url(url if "://" in url else f"http://{url}")
     except InvalidURL as error:
         raise ValueError(f"{wanted}: {error}") from None
-    if parts.scheme not in ("http", "https") or not parts.host:
+    if parts.scheme not in PROXY_PORTS or not parts.host:
         raise ValueError(f"{wanted}; got {_wire.redacted(url)!r}")
     return url
 

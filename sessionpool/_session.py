@@ -1003,10 +1003,14 @@ class Session(Verbs):
             verify, cert = call.adapter.tls(call.verify, verify, cert)
         if cert is not None:
             cert = tuple(cert) if isinstance(cert, list) else cert
-        wanted = (prepared.target.origin, proxy, verify, cert, partition)
+        wanted: tuple[Any, ...] = (prepared.target.origin, proxy, verify, cert, partition)
+        if call.adapter is not None and proxy is not None and (fields := call.adapter.proxy_fields(proxy)):
+            wanted = (*wanted, fields)
         route = self._transport.routes.get(wanted) or self._transport.route(*wanted)
         if route.is_forwarding and route.proxy is not None and route.proxy.auth:
             HTTPProxyAuth(*_wire.userinfo(route.proxy.auth))(prepared)
+        if route.is_forwarding and route.proxy_fields:
+            prepared.headers.update(route.proxy_fields)
         return route
 
     def route_to(self, url: str) -> Route:
@@ -1340,6 +1344,8 @@ class Session(Verbs):
             following.drop_body()
         for name in ("Cookie", "Host"):
             following.headers.pop(name, None)
+        for name, _ in () if call.route is None else call.route.proxy_fields:
+            following.headers.pop(name, None)
         call.proxies = self.rebuild_proxies(following, call.proxies)
         self.rebuild_auth(following, response)
         if following.given_cookies or self._cookies:
@@ -1387,6 +1393,9 @@ def _choose_proxy(
             if name in proxies:
                 return proxies[name] or None
     proxy = next((environment[name] for name in (target.scheme, "all") if environment.get(name)), None)
+    for proxies in (own, asked or {}):
+        if proxies.get("no_proxy") is not None:  # as in requests it takes the place of the variable
+            environment = {**environment, "no": proxies["no_proxy"]}
     if proxy is None or _bypasses(target.host, target.port, environment):
         return None
     return proxy
@@ -1395,7 +1404,8 @@ def _choose_proxy(
 def _bypasses(host: str, port: int, environment: Mapping[str, str]) -> bool:
     """`NO_PROXY` names this host: by name, by suffix, with a port, or by a network that holds its address."""
     proxies = dict(environment)
-    if any(proxy_bypass_environment(name, proxies) for name in (f"{host}:{port}", host)):
+    name = f"[{host}]" if ":" in host else host
+    if any(proxy_bypass_environment(each, proxies) for each in (f"{name}:{port}", host)):
         return True
     listed = environment.get("no", "")
     try:

@@ -21,11 +21,12 @@ import weakref
 from collections.abc import Hashable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+from sessionpool import _socks
 from sessionpool._clock import NEVER, Clock, Deadline
 from sessionpool._config import Governor, Limits, Timeout
-from sessionpool._connection import Connection, Connector, Reply, Route
+from sessionpool._connection import PROXY_PORTS, Connection, Connector, Reply, Route
 from sessionpool._gate import Books, Gate
 from sessionpool._governor import ADVISED, Hosts, Recalled
 from sessionpool._jobs import outcome
@@ -34,7 +35,7 @@ from sessionpool._log import Log
 from sessionpool._observer import Observer, Tracer, Watch
 from sessionpool._sleep import Sleepers
 from sessionpool._stop import Stopped
-from sessionpool._wire import Head, split_url
+from sessionpool._wire import Head, Url, split_url
 from sessionpool.exceptions import (
     Cancelled,
     ConnectionBroken,
@@ -49,6 +50,8 @@ from sessionpool.exceptions import (
 if TYPE_CHECKING:
     from sessionpool.metrics import Meter
 
+# A client's certificate: a file, a pair of files (certificate and key), or none.
+Cert: TypeAlias = str | os.PathLike[str] | tuple[str, str] | None
 UNGOVERNED = Governor(cool_down=False)
 MAX_ROUTES = 16384  # a crawler's hosts are many; 200 bytes each, and a route is soon made again
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # RFC 9110 §9.2.2
@@ -127,21 +130,24 @@ class Transport:
         origin: tuple[str, str, int],
         proxy: str | None,
         verify: bool | str | ssl.SSLContext,
-        cert: str | tuple[str, str] | None,
+        cert: Cert,
         partition: Hashable = None,
+        proxy_fields: tuple[tuple[str, str], ...] = (),
     ) -> Route:
-        """The route to an origin under these settings; kept in `routes`.
+        """The route to an origin under these settings; kept in `routes`, by all of them that are given.
 
-        Connections through a proxy are shared only within a `partition`.
+        Connections through a proxy are shared only within a `partition`, and with the same `proxy_fields`.
 
         Raises:
-            InvalidSchema: The origin's scheme, or the proxy's, is neither http nor https.
-            InvalidProxyURL: The proxy's URL has no host, or cannot be parsed.
+            InvalidSchema: The origin's scheme is neither http nor https; the proxy's none of these nor one of SOCKS,
+                or SOCKS is not installed.
+            InvalidProxyURL: The proxy's URL cannot be parsed, has no host, or a user and password that cannot be said.
         """
         if len(self.routes) >= MAX_ROUTES:
             self.routes.clear()
         wanted = (origin, proxy, verify, cert, partition)
-        route = self.routes[wanted] = _make_route(*wanted)
+        route = _make_route(*wanted, proxy_fields)
+        self.routes[(*wanted, proxy_fields) if proxy_fields else wanted] = route
         return route
 
     def send(
@@ -451,8 +457,9 @@ def _make_route(
     origin: tuple[str, str, int],
     proxy: str | None,
     verify: bool | str | ssl.SSLContext,
-    cert: str | tuple[str, str] | None,
+    cert: Cert,
     partition: Hashable,
+    proxy_fields: tuple[tuple[str, str], ...],
 ) -> Route:
     scheme, host, port = origin
     if scheme not in ("http", "https"):
@@ -460,17 +467,29 @@ def _make_route(
             f"no URL with the scheme {scheme!r} can be fetched: only http and https, and what an adapter is mounted for"
         )
     key = origin_key(scheme, host, port)
+    files = cert if cert is None or isinstance(cert, tuple) else os.fspath(cert)
     if proxy is None:
-        identity = (verify, cert) if scheme == "https" else ()
-        return Route(key, identity, scheme, host, port, None, verify, cert)
+        return Route(key, (verify, files) if scheme == "https" else (), scheme, host, port, None, verify, files)
     try:
-        url = split_url(proxy if "://" in proxy else f"http://{proxy}")
+        url = _split_proxy(proxy)
     except InvalidURL as error:
         raise InvalidProxyURL(f"no way to {key}, for its proxy's URL cannot be used: {error}") from None
-    if url.scheme not in ("http", "https"):
-        raise InvalidSchema(f"a proxy's scheme must be http or https; got {url.scheme!r}")
+    if url.scheme not in PROXY_PORTS:
+        raise InvalidSchema(f"a proxy's scheme must be one of {', '.join(sorted(PROXY_PORTS))}; got {url.scheme!r}")
     if not url.host:
         raise InvalidProxyURL("a proxy's URL needs a host, as in http://proxy.example.com:3128")
-    through = f"{url.scheme}://{url.host}:{url.port or (443 if url.scheme == 'https' else 80)}"
-    key = f"{key} via {through}"
-    return Route(key, (url.auth, verify, cert, partition), scheme, host, port, url, verify, cert, partition)
+    if url.scheme in _socks.SCHEMES:
+        _socks.check(url)
+    key = f"{key} via {url.scheme}://{url.host}:{url.port or PROXY_PORTS[url.scheme]}"
+    identity = (url.auth, verify, files, partition, proxy_fields)
+    return Route(key, identity, scheme, host, port, url, verify, files, partition, proxy_fields)
+
+
+def _split_proxy(proxy: str) -> Url:
+    if "://" not in proxy:
+        return split_url(f"http://{proxy}")
+    url = split_url(proxy)
+    if url.scheme not in _socks.SCHEMES:
+        return url
+    # urllib3 brings hosts into their normal form (case, IDNA, zone) only with schemes that it knows.
+    return split_url(f"http://{proxy.partition('://')[2]}")._replace(scheme=url.scheme)

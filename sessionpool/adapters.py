@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from sessionpool._connection import tls_context
+from sessionpool._messages import encode_field
 from sessionpool._retry import RetryPolicy, as_policy, counted
 
 if TYPE_CHECKING:
@@ -62,6 +63,10 @@ class BaseAdapter:
     def policy(self, otherwise: RetryPolicy | None) -> RetryPolicy | None:
         """What is tried again below it: what the session says."""
         return otherwise
+
+    def proxy_fields(self, proxy: str) -> tuple[tuple[str, str], ...]:  # noqa: ARG002 - for HTTPAdapter
+        """What a proxy is sent beside the request."""
+        return ()
 
     def tls(self, verify: Verify, trusted: Verify, cert: Cert) -> tuple[Verify, Cert]:  # noqa: ARG002 - for HTTPAdapter
         """What of `verify` and `cert` is used; `trusted` is what `verify` comes to in this environment."""
@@ -180,6 +185,17 @@ class HTTPAdapter(BaseAdapter):
     def policy(self, otherwise: RetryPolicy | None) -> RetryPolicy | None:
         """What is tried again: by this adapter, `otherwise` if it says nothing."""
         return otherwise if self._is_silent else self.max_retries
+
+    def proxy_fields(self, proxy: str) -> tuple[tuple[str, str], ...]:
+        """What `proxy_headers` says, checked.
+
+        Raises:
+            InvalidHeader: It may not be sent.
+        """
+        headers = self.proxy_headers(proxy)
+        for name, value in headers.items():
+            encode_field(name, value)
+        return tuple(headers.items())
 
     def tls(self, verify: Verify, trusted: Verify, cert: Cert) -> tuple[Verify, Cert]:
         """What of `verify` and `cert` is used; `trusted` is what `verify` comes to in this environment.

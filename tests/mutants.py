@@ -525,8 +525,8 @@ MUTANTS: Final = (
     Mutant(
         "identities never share a rotation's sockets",
         "_transport.py",
-        """(url.auth, verify, cert, partition)""",
-        """(url.auth, verify, cert)""",
+        """(url.auth, verify, files, partition, proxy_fields)""",
+        """(url.auth, verify, files, proxy_fields)""",
         ("tests/with_server/test_health.py",),
     ),
 )

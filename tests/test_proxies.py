@@ -98,7 +98,7 @@ def test_what_is_refused(proxies: Any, settings: Any, sentence: str) -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        "socks5://user:s3cret@a.example:1",
+        "socks6://user:s3cret@a.example:1",
         "ftp://user:s3cret@a.example",
         "http://",
         "http://user:s3cret@",

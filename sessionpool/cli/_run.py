@@ -159,6 +159,12 @@ def add_options(parser: argparse.ArgumentParser, agent: str) -> None:
         metavar="'NAME: VALUE'",
         help="one more header for every request; may be given several times",
     )
+    sent.add_argument(
+        "--cert",
+        metavar="FILE",
+        help="certificate and key (PEM) to show to servers that ask for one; proxies and authorities to trust are "
+        "those of the environment (HTTPS_PROXY, NO_PROXY, REQUESTS_CA_BUNDLE)",
+    )
     seen = parser.add_argument_group("how it is watched")
     seen.add_argument(
         "--ops",
@@ -253,6 +259,7 @@ def _pool(name: str, args: argparse.Namespace, waits: Waits) -> SessionPool:
         observer=waits,
         workers=args.workers,
         headers={"User-Agent": args.user_agent, **dict(args.header)},
+        cert=args.cert,
     )
 
 

@@ -205,13 +205,15 @@ class Server:
                 serve(self.request)
 
         class Listener(socketserver.ThreadingTCPServer):
+            address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
             allow_reuse_address = True
             request_queue_size = 256
 
         self._listener = Listener((host, 0), Handler)
         self.host = host
         self.port = int(self._listener.server_address[1])
-        self.url = f"{'http' if tls is None else 'https'}://{host}:{self.port}"
+        name = f"[{host}]" if ":" in host else host
+        self.url = f"{'http' if tls is None else 'https'}://{name}:{self.port}"
         self._thread = threading.Thread(target=self._listener.serve_forever, args=(0.01,), name="server")
 
     def __enter__(self) -> Self:

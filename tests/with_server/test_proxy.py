@@ -7,16 +7,20 @@ import http.client
 import io
 import selectors
 import socket
+import ssl
 import threading
 from base64 import b64encode
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import attrs
 import pytest
+import trustme
 
-from sessionpool import Limits, Session, SessionPool, exceptions
+from sessionpool import Limits, Request, Session, SessionPool, exceptions
+from sessionpool._clock import NEVER
 from tests.helpers import eventually, in_thread
 from tests.with_server.echo_server import Answer, EchoServer, Seen, Server, page, read_request, redirect, write_answer
 
@@ -27,15 +31,24 @@ class Proxy(Server):
     """Forwards plain http, and tunnels what CONNECT asks for.
 
     Args:
+        host: The address to listen on.
         password: What `Proxy-Authorization` has to say, as user:password; `None` lets everybody in.
         refusal: The status that every CONNECT gets instead of a tunnel.
+        tls: Speak TLS by this context.
 
     Attributes:
         seen: What it was asked, in order; of a tunnel only the CONNECT.
     """
 
-    def __init__(self, *, password: str | None = None, refusal: int | None = None) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        *,
+        password: str | None = None,
+        refusal: int | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        super().__init__(host, tls=tls)
         self.seen: list[Seen] = []
         self._refusal = refusal
         self._wanted = None if password is None else f"Basic {b64encode(password.encode()).decode()}"
@@ -70,6 +83,8 @@ def _tunnel(stream: io.BufferedIOBase, client: socket.socket, authority: str) ->
                     if not data:
                         return
                     key.data.sendall(data)
+                    while isinstance(source, ssl.SSLSocket) and source.pending():  # which select knows nothing of
+                        key.data.sendall(source.recv(65536))
 
 
 def _forwarded(seen: Seen) -> Answer:
@@ -257,6 +272,24 @@ def test_the_proxys_password_does_not_follow_a_redirect_past_the_proxy(
         assert len(guarded.seen) == 1
 
 
+@pytest.mark.parametrize("userinfo", ["eve:0ther@", ""], ids=["another password", "no password"])
+def test_the_proxys_password_is_no_other_proxys(
+    userinfo: str, guarded: Proxy, server: EchoServer, session: Session
+) -> None:
+    """A hop that takes another proxy says what that one's URL says, or nothing."""
+    with EchoServer("127.0.0.2") as further, Proxy() as other:
+        server.answers["/from"] = redirect(further.url + "/to")
+        proxies = {
+            "http://127.0.0.1": with_userinfo(guarded.url),
+            "http://127.0.0.2": other.url.replace("://", f"://{userinfo}"),
+        }
+        assert session.get(server.url + "/from", proxies=proxies).url == further.url + "/to"
+
+        said = "Basic " + b64encode(b"eve:0ther").decode() if userinfo else None
+        assert [seen.header("proxy-authorization") for seen in other.seen] == [said]
+        assert [seen.header("proxy-authorization") for seen in (*server.seen, *further.seen)] == [None, None]
+
+
 def test_a_proxy_that_wants_to_know_who_asks(guarded: Proxy, server: EchoServer, session: Session) -> None:
     """For plain http, 407 is an answer like any other, as in requests."""
     response = session.get(server.url, proxies={"http": guarded.url})
@@ -333,17 +366,21 @@ def test_a_proxy_that_closes_at_once(session: Session) -> None:
 @pytest.mark.parametrize(
     ("url", "error"),
     [
-        ("socks5://127.0.0.1:1", exceptions.InvalidSchema),
+        ("socks6://127.0.0.1:1", exceptions.InvalidSchema),
         ("ftp://127.0.0.1:1", exceptions.InvalidSchema),
         ("http://", exceptions.InvalidProxyURL),
-        ("http://h:port", exceptions.InvalidURL),
+        ("http://ada:s3cret@:3128", exceptions.InvalidProxyURL),
+        ("http://ada:s3cret@h:port", exceptions.InvalidProxyURL),
+        ("https://ada:s3cret@h:99999", exceptions.InvalidProxyURL),
+        ("http://a b", exceptions.InvalidProxyURL),
     ],
 )
 def test_what_is_no_proxy(url: str, error: type[Exception], server: EchoServer, session: Session) -> None:
-    """A proxy's URL that cannot be used is said to be that, before anything is sent."""
-    with pytest.raises(error, match="proxy"):
+    """A proxy's URL that cannot be used is said to be that, before anything is sent; no password is shown."""
+    with pytest.raises(error, match="proxy") as caught:
         session.get(server.url, proxies={"http": url})
 
+    assert "s3cret" not in str(caught.value)
     assert server.seen == []
 
 
@@ -352,6 +389,159 @@ def test_a_proxy_without_a_scheme(proxy: Proxy, server: EchoServer, session: Ses
     assert session.get(server.url, proxies={"http": proxy.url.removeprefix("http://")}).ok
 
     assert len(proxy.seen) == 1
+
+
+# --- TLS to the proxy ---
+
+
+@attrs.frozen
+class Secured:
+    """What speaks TLS, and the client's certificate.
+
+    Attributes:
+        proxy: A context for a proxy at 127.0.0.1, which asks clients for a certificate and takes none for an answer.
+        server: One for a server there that insists on it.
+        ca_file: Who vouches for all of them.
+        cert: A client's certificate and key.
+    """
+
+    proxy: ssl.SSLContext
+    server: ssl.SSLContext
+    ca_file: str
+    cert: str
+
+
+@pytest.fixture
+def secured(authority: trustme.CA, ca_file: str, tmp_path: Path) -> Secured:
+    contexts = [ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) for _ in range(2)]
+    for context, demand in zip(contexts, (ssl.CERT_OPTIONAL, ssl.CERT_REQUIRED), strict=True):
+        authority.issue_cert("127.0.0.1").configure_cert(context)
+        authority.configure_trust(context)
+        context.verify_mode = demand
+    client = tmp_path / "client.pem"
+    authority.issue_cert("ada@example.com").private_key_and_cert_chain_pem.write_to_path(str(client))
+    return Secured(contexts[0], contexts[1], ca_file, str(client))
+
+
+class Curious(Proxy):
+    """Keeps the certificates that its clients showed."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.shown: list[Any] = []
+
+    def handle(self, stream: io.BufferedIOBase, sock: socket.socket, number: int) -> None:
+        assert isinstance(sock, ssl.SSLSocket)
+        self.shown.append(sock.getpeercert())
+        super().handle(stream, sock, number)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_proxy_that_speaks_tls(scheme: str, secured: Secured) -> None:
+    """It forwards and tunnels as any other; password and target are under its TLS, and the tunnel's TLS within it."""
+    with (
+        Curious(password="ada:s3cr@t", tls=secured.proxy) as proxy,
+        EchoServer(tls=secured.server if scheme == "https" else None) as server,
+        Session() as session,
+    ):
+        session.verify, session.cert = secured.ca_file, secured.cert
+        session.proxies = {scheme: with_userinfo(proxy.url)}
+        answers = [session.post(f"{server.url}/{n}", data=b"x" * 100_000) for n in range(3)]
+
+        assert [answer.json()["body"] for answer in answers] == ["x" * 100_000] * 3
+        assert (proxy.accepted, server.accepted) == (1, 1 if scheme == "https" else 3)
+        assert {seen.header("proxy-authorization") for seen in server.seen} == {None}
+        assert proxy.seen[0].target == (f"127.0.0.1:{server.port}" if scheme == "https" else f"{server.url}/0")
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_the_clients_certificate_is_not_the_proxys_to_see(scheme: str, secured: Secured) -> None:
+    """`cert` is for the server: a proxy that asks for one learns nothing of who is asking."""
+    with (
+        Curious(tls=secured.proxy) as proxy,
+        EchoServer(tls=secured.server if scheme == "https" else None) as server,
+        Session() as session,
+    ):
+        url = server.url
+        assert session.get(url, verify=secured.ca_file, cert=secured.cert, proxies={scheme: proxy.url}).ok
+
+        assert not any(proxy.shown)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_proxy_that_is_not_to_be_trusted(scheme: str, secured: Secured, session: Session) -> None:
+    """ProxyError names the reason: it never gets to hear where the request would go."""
+    with Curious(tls=secured.proxy) as proxy:
+        with pytest.raises(exceptions.ProxyError, match=r"TLS with the proxy.*certificate") as caught:
+            session.get(f"{scheme}://example.com/", proxies={scheme: proxy.url})
+
+        assert f"{scheme}://example.com" in str(caught.value)
+        assert isinstance(caught.value, exceptions.NotSent)
+        assert proxy.seen == []
+
+
+def test_a_server_that_is_not_to_be_trusted_behind_tls(secured: Secured, session: Session) -> None:
+    """SSLError, as without the proxy; which of the two was not trusted makes the difference."""
+    stranger = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(stranger)
+    with Curious(tls=secured.proxy) as proxy, EchoServer(tls=stranger) as server:
+        with pytest.raises(exceptions.SSLError, match="certificate"):
+            session.get(server.url, verify=secured.ca_file, proxies={"https": proxy.url})
+
+        assert len(proxy.seen) == 1
+        assert server.seen == []
+
+
+# --- more fields for the proxy ---
+
+
+def ask(session: Session, url: str, proxy: str, fields: tuple[tuple[str, str], ...] = ()) -> int:
+    """The status of an answer that came through this proxy with these fields."""
+    prepared = session.prepare_request(Request("GET", url))
+    transport = session._transport
+    route = transport.route(prepared.target.origin, proxy, False, None, None, fields)
+    reply = transport.send(prepared, route, session._defaults.timeout, NEVER, 0.0, False)
+    reply.read()
+    return reply.head.status
+
+
+def test_fields_for_the_proxy_go_with_connect(guarded: Proxy, secure: EchoServer, session: Session) -> None:
+    """And nowhere else; one of them takes the place of ours of that name, and the target is not theirs to say."""
+    fields = (("X-Exit", "ch"), ("proxy-authorization", "Basic " + b64encode(b"ada:s3cr@t").decode()), ("HOST", "x"))
+    status = ask(session, secure.url, with_userinfo(guarded.url, "eve:guess"), fields)
+    (connect,) = guarded.seen
+
+    assert status == 200
+    assert (connect.target, connect.all("host")) == (f"127.0.0.1:{secure.port}", ["x"])
+    assert connect.all("x-exit") == ["ch"]
+    assert len(connect.all("proxy-authorization")) == 1
+    assert secure.seen[0].header("x-exit") is None
+    assert secure.seen[0].header("proxy-authorization") is None
+
+
+def test_sockets_are_not_shared_between_fields_for_the_proxy(
+    proxy: Proxy, secure: EchoServer, session: Session
+) -> None:
+    """A gateway may choose its exit by them; the limit they share."""
+    for exit in ("ch", "de", "ch", "de"):
+        ask(session, secure.url, proxy.url, (("X-Exit", exit),))
+    ask(session, secure.url, proxy.url)
+
+    assert [seen.header("x-exit") for seen in proxy.seen] == ["ch", "de", None]
+    assert len(session._transport.stats().hosts) == 1
+
+
+def test_a_route_is_kept_by_all_that_makes_it_up(session: Session) -> None:
+    """With fields for the proxy it is another than without."""
+    transport, origin = session._transport, ("https", "example.com", 443)
+    fields = (("X-Exit", "ch"),)
+    bare = transport.route(origin, "http://p:1", True, None, None)
+    exit = transport.route(origin, "http://p:1", True, None, None, fields)
+
+    assert transport.routes[origin, "http://p:1", True, None, None] is bare
+    assert transport.routes[origin, "http://p:1", True, None, None, fields] is exit
+    assert bare.key == exit.key
+    assert bare.identity != exit.identity
 
 
 # --- which proxy ---
@@ -448,6 +638,46 @@ def test_explicit_proxies_go_over_the_environment(server: EchoServer, monkeypatc
         assert (len(environment.seen), len(explicit.seen)) == (0, 3)
 
 
+@pytest.mark.parametrize("name", ["http_proxy", "all_proxy", "no_proxy"])
+def test_lower_case_goes_first(name: str, proxy: Proxy, server: EchoServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in requests and curl, where a variable is set in both."""
+    monkeypatch.setenv("http_proxy", proxy.url)
+    monkeypatch.setenv(name.upper(), "*" if name == "no_proxy" else "http://127.0.0.1:1")
+    monkeypatch.setenv(name, "example.com" if name == "no_proxy" else proxy.url)
+    with Session() as session:
+        assert session.get(server.url).ok
+
+    assert len(proxy.seen) == 1
+
+
+@pytest.mark.parametrize(("name", "proxied"), [("HTTP_PROXY", False), ("http_proxy", True)])
+def test_a_clients_header_names_no_proxy(
+    name: str, proxied: bool, proxy: Proxy, server: EchoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a CGI script HTTP_PROXY is the client's `Proxy` header (httpoxy); lower case it cannot be."""
+    monkeypatch.setenv("REQUEST_METHOD", "GET")
+    monkeypatch.setenv(name, proxy.url)
+    with Session() as session:
+        assert session.get(server.url).ok
+
+    assert bool(proxy.seen) is proxied
+
+
+def test_each_scheme_has_its_own(
+    proxy: Proxy, server: EchoServer, secure: EchoServer, ca_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HTTPS_PROXY is for https alone, and ALL_PROXY for what has none of its own."""
+    with Proxy() as every:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        monkeypatch.setenv("ALL_PROXY", every.url)
+        with Session() as session:
+            assert session.get(server.url).ok
+            assert session.get(secure.url, verify=ca_file).ok
+
+        assert [seen.method for seen in every.seen] == ["GET"]
+        assert [seen.method for seen in proxy.seen] == ["CONNECT"]
+
+
 SPARED = {
     "127.0.0.1": True,
     "127.0.0.1:PORT": True,
@@ -513,6 +743,143 @@ def test_no_proxy_spares_a_domain(
         route = session.route_to(f"http://{host}/")
 
     assert (route.proxy is None) is spared
+
+
+URLS = [
+    "http://example.com/",
+    "http://www.example.com/",
+    "http://example.com:8080/",
+    "https://example.com/",
+    "https://example.com:8443/",
+    "http://badexample.com/",
+    "http://EXAMPLE.com/",
+    "http://example.com./",
+    "http://localhost/",
+    "http://127.0.0.1/",
+    "http://127.0.0.1:8080/",
+    "http://10.1.2.3/",
+    "http://192.168.1.5:80/",
+    "http://[::1]/",
+    "http://[fd00::5]/",
+    "http://bücher.example/",
+    "http://a.b.example.co.uk/",
+]
+AS_IN_REQUESTS = [
+    *("example.com", ".example.com", "*.example.com", "example.com:8080", ".example.com:8080", "EXAMPLE.COM", "com"),
+    *(".com", "example.com.", "*", "*,foo", "localhost", "127.0.0.1", "127.0.0.0/8", "10.0.0.0/8", "10.0.0.0/33"),
+    *("10.1.2.3/32", "192.168.1.0/24", "192.168", "0.0.1", "::1", "fd00::5", "bücher.example", "co.uk", "<local>"),
+    *("xn--bcher-kva.example", " example.com , localhost ", "example.com localhost", ",", "", " ", "example.com,"),
+]
+
+
+@pytest.mark.parametrize("no_proxy", AS_IN_REQUESTS)
+@pytest.mark.parametrize("how", ["environment", "call"])
+def test_whom_no_proxy_spares_as_in_requests(how: str, no_proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variable, or `no_proxy` among the proxies of a call, which goes over it: for every URL what requests does."""
+    requests = pytest.importorskip("requests", reason="requests, with which we are compared, is not installed")
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy:1")
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy:2")
+    monkeypatch.setenv("NO_PROXY", no_proxy if how == "environment" else "example.com,127.0.0.1,fd00::5")
+    said = {} if how == "environment" else {"no_proxy": no_proxy}
+    with Session() as ours, requests.Session() as theirs:
+        for url in URLS:
+            chosen = requests.utils.select_proxy(
+                url, ours.merge_environment_settings(url, said, None, None, None)["proxies"]
+            )
+            normal = requests.Request("GET", url).prepare().url
+            merged = theirs.merge_environment_settings(normal, dict(said), None, None, None)["proxies"]
+            wanted = requests.utils.select_proxy(normal, merged)
+
+            assert chosen == wanted, url
+            ours.proxies = said
+            proxy = ours.route_to(url).proxy
+            assert (proxy and f"http://proxy:{proxy.port}") == wanted, url
+
+
+@pytest.mark.parametrize(
+    ("no_proxy", "url", "spared"),
+    [
+        ("example.com:80", "http://example.com/", True),
+        ("example.com:443", "https://example.com/", True),
+        ("example.com:443", "http://example.com/", False),
+        ("127.0.0.1:8080", "http://127.0.0.1:8080/", True),
+        ("127.0.0.1:8080", "http://127.0.0.1/", False),
+        ("fd00::/8", "http://[fd00::5]/", True),
+        ("fd00::/8", "http://[fe00::5]/", False),
+        ("[::1]", "http://[::1]:8080/", True),
+        ("[::1]:8080", "http://[::1]:8080/", True),
+        ("[::1]:8080", "http://[::1]/", False),
+        ("::1", "http://[::1]:8080/", True),
+        ("fe80::/10", "http://[fe80::1%25lo]/", True),
+    ],
+)
+def test_whom_no_proxy_spares_beyond_requests(
+    no_proxy: str, url: str, spared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A port counts where the URL leaves the usual one out, or names an address; networks and brackets of IPv6."""
+    monkeypatch.setenv("ALL_PROXY", "http://proxy:1")
+    monkeypatch.setenv("NO_PROXY", no_proxy)
+    with Session() as session:
+        route = session.route_to(url)
+
+    assert (route.proxy is None) is spared
+
+
+@pytest.mark.parametrize("where", ["call", "session"])
+def test_a_proxy_of_ones_own_spares_nobody(
+    where: str, proxy: Proxy, server: EchoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NO_PROXY is about the environment's proxies, as in requests."""
+    monkeypatch.setenv("NO_PROXY", "*")
+    with Session() as session:
+        if where == "session":
+            session.proxies = {"http": proxy.url}
+        assert session.get(server.url, proxies={"http": proxy.url} if where == "call" else None).ok
+
+    assert len(proxy.seen) == 1
+
+
+# --- IPv6 ---
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no ::1")
+@pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
+def test_a_proxy_and_a_server_with_an_ipv6_address(tls: bool, authority: trustme.CA, ca_file: str) -> None:
+    """In brackets wherever a port follows (RFC 3986 §3.2.2), and without in the certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("::1").configure_cert(context)
+    with (
+        Proxy("::1") as proxy,
+        EchoServer("::1", tls=context if tls else None) as server,
+        SessionPool(proxies={"all": proxy.url}, verify=ca_file) as pool,
+    ):
+        assert pool.get(server.url + "/path").ok
+
+        assert proxy.seen[0].target == (f"[::1]:{server.port}" if tls else f"{server.url}/path")
+        assert proxy.seen[0].header("host") == f"[::1]:{server.port}"
+        assert list(pool.stats().hosts) == [f"{server.url} via {proxy.url}"]
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no ::1")
+def test_a_zone_is_for_the_system_alone(session: Session) -> None:
+    """RFC 6874: it says by which interface, here; so the proxy is dialled with it."""
+    with Proxy("::1") as proxy:
+        zoned = f"http://[::1%251]:{proxy.port}"
+        route = session._transport.route(("http", "example.com", 80), zoned, True, None)
+
+        assert route.proxy is not None
+        assert route.proxy.host == "[::1%1]"
+        with pytest.raises(exceptions.ProxyError):
+            session.get("https://no-such-host.invalid/", proxies={"all": zoned})
+        assert [seen.target for seen in proxy.seen] == ["no-such-host.invalid:443"]
 
 
 # --- with the pool ---

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import ssl
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import attrs
 import pytest
 import trustme
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
 from sessionpool import Limits, Observer, SessionPool, Timeout
 from sessionpool.exceptions import (
@@ -182,6 +184,59 @@ def test_the_environment_names_a_bundle(trust: Trust, monkeypatch: pytest.Monkey
         pool.get(server.url)
 
 
+@pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"])
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_the_environment_names_whom_to_trust(
+    name: str, kind: str, trust: Trust, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """requests' and curl's variables may name a file or a directory; OpenSSL has one for each."""
+    if (name, kind) in (("SSL_CERT_FILE", "directory"), ("SSL_CERT_DIR", "file")):
+        name = "REQUESTS_CA_BUNDLE"
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setenv(name, trust.file if kind == "file" else trust.directory)
+    with playing(EXCHANGE, tls=trust.server, trust_env=True) as (pool, server):
+        assert pool.get(server.url).content == b"hello"
+
+
+def test_whose_bundle_goes_first(trust: Trust, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """requests' before curl's, `verify` before both; what stands behind is not even looked at."""
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setenv("CURL_CA_BUNDLE", str(tmp_path / "missing"))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", trust.file)
+    with playing(EXCHANGE, tls=trust.server, trust_env=True) as (pool, server):
+        assert pool.get(server.url).content == b"hello"
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "missing"))
+    with playing(EXCHANGE, EXCHANGE, tls=trust.server, trust_env=True) as (pool, server):
+        assert pool.get(server.url, verify=trust.file).content == b"hello"
+        assert pool.get(server.url, verify=False).content == b"hello"
+        with pytest.raises(SSLError, match="missing"):
+            pool.get(server.url)
+
+
+def test_not_to_look_is_not_warned_about(trust: Trust) -> None:
+    """Who says `verify=False` has decided; requests, by urllib3, warns at every request."""
+    with warnings.catch_warnings(record=True) as warned, playing(EXCHANGE, tls=trust.stranger) as (pool, server):
+        warnings.simplefilter("always")
+        assert pool.get(server.url, verify=False).content == b"hello"
+
+    assert warned == []
+
+
+def test_the_server_is_told_the_name_that_is_meant(trust: Trust) -> None:
+    """SNI (RFC 6066 §3) has a name, and never an address."""
+    names: list[str | None] = []
+    context = trust.server
+    context.sni_callback = lambda sock, name, _: names.append(name)
+    try:
+        with playing(EXCHANGE, EXCHANGE, tls=context, verify=trust.file) as (pool, server):
+            for host in ("localhost", "127.0.0.1"):
+                assert pool.get(f"https://{host}:{server.port}/").content == b"hello"
+    finally:
+        context.sni_callback = None
+
+    assert names == ["localhost", None]
+
+
 def refused(server: RawServer, **kwargs: Any) -> SSLError:
     """The error that comes of asking; the pool has been audited and the server got no request."""
     with SessionPool(retry=None, trust_env=False) as pool:
@@ -241,6 +296,30 @@ def test_an_expired_certificate_is_refused_with_the_reason(trust: Trust, tmp_pat
         error = refused(server, verify=str(tmp_path / "authority"))
 
     assert "expired" in str(error)
+
+
+@pytest.mark.parametrize("names", [("localhost",), ("127.0.0.2",), ("*.0.0.1",)], ids=" ".join)
+def test_an_address_has_to_be_in_the_certificate_itself(names: tuple[str], tmp_path: Path) -> None:
+    """RFC 9110 §4.3.5: neither a name that leads there vouches for it, nor another address, nor a wildcard."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "authority"))
+    with serving([], tls=server_context(authority.issue_cert(*names))) as server:
+        error = refused(server, verify=str(tmp_path / "authority"))
+
+    assert "not valid for '127.0.0.1'" in str(error)
+
+
+def test_versions_that_do_not_meet_are_refused_with_the_reason(trust: Trust) -> None:
+    """The server's oldest is newer than our newest."""
+    old, new = trusting_context(trust), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(new)
+    new.minimum_version = ssl.TLSVersion.TLSv1_3
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    with serving([], tls=new) as server:
+        error = refused(server, verify=old)
+
+    assert "protocol version" in str(error)
+    assert "_ssl.c" not in str(error)
 
 
 def test_what_is_not_tls_is_said_to_be(trust: Trust) -> None:
@@ -312,18 +391,90 @@ def test_trust_that_cannot_be_read_is_said_to_be(trust: Trust, kind: str, tmp_pa
         assert isinstance(caught.value, NotSent)
 
 
+@pytest.fixture(scope="module")
+def encrypted(trust: Trust, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The client's key, under a password."""
+    key = serialization.load_pem_private_key(Path(trust.pair[1]).read_bytes(), None)
+    path = tmp_path_factory.mktemp("keys") / "encrypted.key"
+    path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.TraditionalOpenSSL,
+            serialization.BestAvailableEncryption(b"0pen sesame"),
+        )
+    )
+    return str(path)
+
+
+def unreadable(trust: Trust, encrypted: str, folder: Path) -> dict[str, tuple[dict[str, Any], str]]:
+    """Settings that cannot be used, and what has to be said about them."""
+    missing, other = str(folder / "missing.pem"), folder / "other.key"
+    trustme.CA().private_key_pem.write_to_path(str(other))
+    return {
+        "no such authority": ({"verify": missing}, "No such file"),
+        "no such file": ({"cert": missing}, f"{missing}: No such file"),
+        "no such certificate": ({"cert": (missing, trust.pair[1])}, f"{missing}: No such file"),
+        "no such key": ({"cert": (trust.pair[0], missing)}, f"{missing}: No such file"),
+        "no key": ({"cert": trust.pair[0]}, "PEM"),
+        "another's key": ({"cert": (trust.pair[0], str(other))}, "key values mismatch"),
+        "a key under a password": ({"cert": (trust.pair[0], encrypted)}, "the key is encrypted"),
+    }
+
+
+UNREADABLE = [
+    *("no such authority", "no such file", "no such certificate", "no such key", "no key", "another's key"),
+    "a key under a password",
+]
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_what_cannot_be_read_is_said_with_host_and_reason(
+    name: str, trust: Trust, encrypted: str, tmp_path: Path
+) -> None:
+    """Nobody is asked, neither the server nor, for a password, whoever sits at the terminal; nothing secret is said."""
+    settings, reason = unreadable(trust, encrypted, tmp_path)[name]
+    with serving([], tls=trust.server) as server:
+        error = refused(server, **{"verify": trust.file, **settings})
+
+        assert server.peers == []
+    assert reason in str(error)
+    assert "_ssl.c" not in str(error)
+    assert "PRIVATE" not in str(error)
+    assert "0pen sesame" not in str(error)
+
+
+@pytest.mark.parametrize("name", ["no such authority", "no such file", "no such certificate", "no such key"])
+def test_what_is_not_there_is_an_oserror_as_in_requests(
+    name: str, trust: Trust, encrypted: str, tmp_path: Path
+) -> None:
+    """`except OSError` catches both; ours is a RequestException as well."""
+    requests = pytest.importorskip("requests", reason="requests, with which we are compared, is not installed")
+    settings, _ = unreadable(trust, encrypted, tmp_path)[name]
+    with requests.Session() as theirs, SessionPool(retry=None, trust_env=False) as ours:
+        theirs.trust_env = False
+        for session in (theirs, ours):
+            with pytest.raises(OSError, match=r"missing\.pem"):
+                session.get("https://127.0.0.1:1/", **{"verify": trust.file, **settings})
+
+
 # --- the client's certificate ---
 
 
-@pytest.mark.parametrize("form", ["file", "pair", "context"])
-def test_a_client_shows_its_certificate(trust: Trust, form: str) -> None:
+@pytest.mark.parametrize("form", ["file", "Path", "pair", "pair of Paths", "list", "context", "encrypted"])
+def test_a_client_shows_its_certificate(trust: Trust, encrypted: str, form: str) -> None:
     """In one file or two, or from a context of the user's own; and the server sees whose it is."""
     settings: dict[str, Any] = {"verify": trust.file, "cert": trust.client}
-    if form == "pair":
+    if form == "Path":
+        settings["cert"] = Path(trust.client)
+    elif form == "pair":
         settings["cert"] = trust.pair
-    elif form == "context":
+    elif form == "pair of Paths":
+        settings["cert"] = tuple(map(Path, trust.pair))
+    elif form == "list":
+        settings["cert"] = list(trust.pair)
+    elif form in ("context", "encrypted"):
         context = trusting_context(trust)
-        context.load_cert_chain(*trust.pair)
+        context.load_cert_chain(trust.pair[0], trust.pair[1] if form == "context" else encrypted, "0pen sesame")
         settings = {"verify": context}
     seen: list[Any] = []
 
