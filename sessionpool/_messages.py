@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import codecs
 import datetime as dt
-import io
 import json as json_module
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlencode
 
 import charset_normalizer
 
-from sessionpool import _wire
+from sessionpool import _bodies, _wire
 from sessionpool._clock import SYSTEM_CLOCK
 from sessionpool._codes import codes
 from sessionpool._governor import advised
@@ -29,7 +26,6 @@ from sessionpool.cookies import CookieJar, as_jar
 from sessionpool.exceptions import (
     HTTPError,
     InvalidHeader,
-    InvalidJSONError,
     JSONDecodeError,
     RequestException,
     StreamConsumedError,
@@ -176,76 +172,9 @@ def encode_field(name: str | bytes, value: object) -> bytes:
     return b"%b: %b\r\n" % (name.encode("ascii"), encoded)
 
 
-# --- forms and other bodies ---
-
-
-def encode_form(data: Any) -> Any:
-    """Form-encode a mapping or pairs, sequences as values repeated; str and bytes stay as they are."""
-    if isinstance(data, (str, bytes)):
-        return data
-    pairs: list[tuple[Any, Any]] = []
-    for name, values in data.items() if isinstance(data, Mapping) else data:
-        pairs.extend((name, value) for value in _several(values) if value is not None)
-    return urlencode(pairs, doseq=True)
-
-
-def _several(values: Any) -> Iterable[Any]:
-    """What a form's field was given: one value, or each of several."""
-    return [values] if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__") else values
-
-
 def add_params(url: str, params: Any) -> str:
     """The URL with `params` at the end of its query; one of another scheme than http is left alone, as in requests."""
-    return add_query(url, encode_form(params))
-
-
-def encode_multipart(files: Any, data: Any) -> tuple[bytes, str]:
-    """A multipart/form-data body from requests' `files` and `data`, and its content type."""
-    if isinstance(data, (str, bytes)):
-        raise ValueError("with files, data must be a mapping or pairs, not a string")
-    parts: list[Any] = []
-    for name, values in data.items() if isinstance(data, Mapping) else data or ():
-        for value in _several(values):
-            if value is not None:
-                text = value if isinstance(value, bytes) else str(value).encode("utf-8")
-                parts.append((name.decode("utf-8") if isinstance(name, bytes) else name, text))
-    for name, given in files.items() if isinstance(files, Mapping) else files:
-        filename, content, content_type, headers = _file_parts(name, given)
-        if content is None:
-            continue
-        read = getattr(content, "read", None)
-        parts.append(_wire.multipart_field(name, content if read is None else read(), filename, content_type, headers))
-    return _wire.multipart(parts)
-
-
-def _file_parts(name: str, given: Any) -> tuple[str, Any, str | None, Any]:
-    if isinstance(given, (tuple, list)):
-        filename, content, *more = given
-        content_type, headers, *_ = *more, None, None
-        return filename, content, content_type, headers
-    own = getattr(given, "name", None)
-    if isinstance(own, str) and own and own[0] != "<" and own[-1] != ">":
-        name = os.path.basename(own)  # noqa: PTH119 - a name, not a path
-    return name, given, None, None
-
-
-def _stream_length(body: Any) -> int | None:
-    """Bytes from where a file-like stands to its end, or `None` where nobody can tell."""
-    position = _position(body) or 0
-    if hasattr(body, "__len__"):
-        return len(body) - position
-    if hasattr(body, "len"):  # requests-toolbelt's MultipartEncoder
-        return int(body.len)
-    try:
-        return os.fstat(body.fileno()).st_size - position
-    except (AttributeError, OSError):  # io.UnsupportedOperation is an OSError
-        pass
-    try:
-        end = body.seek(0, io.SEEK_END)
-        body.seek(position)
-    except (AttributeError, OSError):
-        return None
-    return None if end is None else int(end) - position
+    return add_query(url, _bodies.encode_form(params))
 
 
 # --- the request ---
@@ -381,7 +310,7 @@ class PreparedRequest(_Hooked):
     body_length: int | None = None
     given_cookies: CookieJar | None = None
     sender: Any = None
-    _start: int | None = None
+    _stream: _bodies.Stream | None = None
 
     def __init__(
         self,
@@ -414,7 +343,7 @@ class PreparedRequest(_Hooked):
             "given_cookies": self.given_cookies,
             "_hooks": self._hooks,
             "_headers": self.headers,
-            "_start": self._start,
+            "_stream": self._stream,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -570,48 +499,20 @@ class PreparedRequest(_Hooked):
 
         Raises:
             InvalidJSONError: `json` cannot be encoded.
+            TypeError, ValueError, NotImplementedError: As in requests, if these make no body.
         """
-        content_type = None
-        if files:
-            self.body, content_type = encode_multipart(files, data)
-        elif data is None or (not data and json is not None and not hasattr(data, "read")):
-            if json is not None:
-                try:
-                    self.body = json_module.dumps(json, allow_nan=False).encode("utf-8")
-                except (TypeError, ValueError) as error:
-                    raise InvalidJSONError(f"the value for json= cannot be encoded: {error}") from error
-                content_type = "application/json"
-        elif isinstance(data, (bytes, bytearray, memoryview)):
-            self.body = bytes(data) or None
-        elif isinstance(data, str):
-            self.body = data.encode("utf-8") or None
-        elif isinstance(data, io.TextIOBase):
-            self.body = data.read().encode("utf-8")  # its length in bytes is not known before
-        elif isinstance(data, (Mapping, list, tuple)):
-            if data:
-                self.body, content_type = (
-                    encode_form(data).encode("ascii"),
-                    "application/x-www-form-urlencoded",
-                )
-        elif hasattr(data, "__iter__") or hasattr(data, "read"):
-            self.body = data
-            self.body_length = _stream_length(data) if hasattr(data, "read") or hasattr(data, "__len__") else None
-            self._start = _position(data)
-        else:
-            raise TypeError(
-                f"data= takes a mapping, pairs, str, bytes, a file or an iterable of bytes; got {data!r:.80}"
-            )
+        self.body, content_type = _bodies.encode(data, files, json)
         self._describe_body()
         if content_type is not None and not self.has_field("content-type"):
             self.add_field("Content-Type", content_type)
 
     def take_body_of(self, other: PreparedRequest) -> None:
         """Send the body of `other`; the header describes it already."""
-        self.body, self.body_length, self._start = other.body, other.body_length, other._start
+        self.body, self.body_length, self._stream = other.body, other.body_length, other._stream
 
     def drop_body(self) -> None:
         """Send no body, and no fields that describe one."""
-        self.body = self.body_length = self._start = None
+        self.body = self.body_length = self._stream = None
         for name in ("Content-Length", "Content-Type", "Transfer-Encoding"):
             self.headers.pop(name, None)
         if self.method in ("POST", "PUT", "PATCH"):
@@ -645,20 +546,20 @@ class PreparedRequest(_Hooked):
         body = self.body
         if body is None or isinstance(body, bytes):
             return body
-        if self._start is not None and _position(body) != self._start:
-            try:
-                body.seek(self._start)
-            except (AttributeError, OSError) as error:
-                raise UnrewindableBodyError(
-                    f"the body of {self.method} {_wire.redacted(self.url)} was read by an earlier attempt and "
-                    f"cannot be wound back to where it began: {error}"
-                ) from error
-        return _pieces(body) if hasattr(body, "read") else body
+        stream = self._as_stream()
+        try:
+            stream.rewind()
+        except (OSError, ValueError) as error:
+            raise UnrewindableBodyError(
+                f"the body of {self.method} {_wire.redacted(self.url)} cannot be read from where it began: {error}",
+                request=self,
+            ) from error
+        return stream.pieces()
 
     @property
     def is_replayable(self) -> bool:
         """The body can be sent a second time."""
-        return self.body is None or isinstance(self.body, bytes) or self._start is not None
+        return self.body is None or isinstance(self.body, bytes) or self._as_stream().is_replayable
 
     def describe_body_again(self) -> None:
         """Set the field that frames the body to what the body is now, if there is one."""
@@ -669,17 +570,22 @@ class PreparedRequest(_Hooked):
     def _describe_body(self) -> None:
         """Set the one field that frames the body (RFC 9112 §6.2), as the body is, whatever was set by hand."""
         body = self.body
-        if isinstance(body, str):
-            body = self.body = body.encode("utf-8")
+        held = (self._names if self._headers is None else self._headers)._store
+        if body is not None and not isinstance(body, bytes) and (octets := _bodies.as_octets(body)) is not None:
+            body = self.body = octets  # text, or the like, that an auth handler put here
         if body is None:
-            for name in ("Transfer-Encoding", "Content-Length"):
-                if self.has_field(name):
+            for name in ("transfer-encoding", "content-length"):
+                if name in held:
                     del self.headers[name]
             if self.method not in ("GET", "HEAD"):
                 self.add_field("Content-Length", "0")  # RFC 9110 §8.6
             return
-        length = len(body) if isinstance(body, bytes) else self.body_length
-        if length is None and self.has_field("content-length"):
+        length: int | None
+        if isinstance(body, bytes):
+            length = len(body)
+        else:
+            length = self.body_length = self._as_stream().length
+        if length is None and "content-length" in held:
             # Of an iterable only the caller can know the length; the connection holds the iterable to it.
             given = str(self.headers["Content-Length"])
             if not given.isdecimal():
@@ -688,21 +594,15 @@ class PreparedRequest(_Hooked):
         if length is None:
             self.set_field("Transfer-Encoding", "chunked")
             return
-        if self.has_field("transfer-encoding"):
+        if "transfer-encoding" in held:
             del self.headers["Transfer-Encoding"]
         self.set_field("Content-Length", str(length))
 
-
-def _position(body: Any) -> int | None:
-    try:
-        return int(body.tell())
-    except (AttributeError, OSError):
-        return None
-
-
-def _pieces(file: Any) -> Iterator[bytes]:
-    while piece := file.read(_STREAM_PIECE):
-        yield piece.encode("utf-8") if isinstance(piece, str) else piece
+    def _as_stream(self) -> _bodies.Stream:
+        """The body as a stream; measured anew if another was put in its place."""
+        if self._stream is None or self._stream.source is not self.body:
+            self._stream = _bodies.Stream(self.body)
+        return self._stream
 
 
 # --- the response ---

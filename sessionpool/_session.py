@@ -1336,7 +1336,7 @@ class Session(Verbs):
             if not following.is_replayable:
                 raise UnrewindableBodyError(
                     f"{_wire.redacted(old.url)} redirects ({response.status_code}) and asks for the body again; "
-                    "it was an iterable that can be read only once",
+                    "it can be read only once",
                     request=prepared,
                     response=response,
                 )

@@ -20,7 +20,6 @@ from urllib3 import HTTPHeaderDict, HTTPResponse
 from urllib3.exceptions import DecodeError, LocationParseError
 from urllib3.exceptions import HTTPError as Urllib3Error
 from urllib3.fields import RequestField
-from urllib3.filepost import encode_multipart_formdata
 from urllib3.util import Url, parse_url
 from urllib3.util.request import ACCEPT_ENCODING
 
@@ -65,6 +64,7 @@ _BLANKS: Final = " \t"
 _LOCATION = re.compile(r"\nlocation[ \t]*:[ \t]*([^\r\n]*)", re.IGNORECASE)
 _SET_COOKIE = re.compile(r"\nset-cookie[ \t]*:[ \t]*([^\r\n]*)", re.IGNORECASE)
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
+_LINE_END = re.compile(r"[\r\n\0]")
 _HEAD_END = re.compile(rb"\n\r?\n")
 _OBS_FOLD = re.compile(r"\r?\n[ \t]+")
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n\Z")
@@ -367,13 +367,23 @@ def redacted(url: str) -> str:
     return f"{mark}{host}{slash}{path}{'?…' if query else ''}"
 
 
-def multipart(fields: Sequence[tuple[str, Any] | RequestField]) -> tuple[bytes, str]:
-    """A multipart/form-data body (RFC 7578) and its content type."""
-    return encode_multipart_formdata(fields)
+def part_head(name: str | bytes, filename: Any, content_type: Any, headers: Any) -> bytes:
+    """The header of one part of a multipart body (RFC 7578 §4), with its empty line.
 
-
-def multipart_field(name: str, data: Any, filename: str | None, content_type: str | None, headers: Any) -> RequestField:
-    """One part of a multipart body."""
-    field = RequestField(name=name, data=data, filename=filename, headers=headers)
-    field.make_multipart(content_type=content_type)
-    return field
+    Raises:
+        InvalidHeader: A value holds a line break or a NUL, and so would be more than a value.
+        TypeError: A name is neither str nor bytes.
+    """
+    for what, given in (("field's", name), ("file's", filename)):
+        if not isinstance(given, (str, bytes)) and not (given is None and what == "file's"):
+            raise TypeError(f"a {what} name in a multipart body is str or bytes; got {type(given).__name__}")
+    field = RequestField(name=name, data=b"", filename=filename, headers=headers)  # type: ignore[arg-type]  # and bytes
+    field.make_multipart(
+        content_type=content_type.decode("latin-1") if isinstance(content_type, bytes) else content_type
+    )
+    for key, value in field.headers.items():
+        check_token(key, "the name of a part's header")
+        if _LINE_END.search(str(value)):
+            raise InvalidHeader(f"the value of a part's header {key!r} holds a CR, LF or NUL, which could add another")
+    # A file's name on disk need not be UTF-8; then its bytes are sent as they are there.
+    return field.render_headers().encode("utf-8", "surrogateescape")

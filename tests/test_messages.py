@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
-import email
-import email.policy
 import io
 import json
 import pickle
 import string
 from collections.abc import Iterator
-from email.message import EmailMessage
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,8 +20,6 @@ from sessionpool._messages import (
     PreparedRequest,
     Response,
     encode_field,
-    encode_form,
-    encode_multipart,
 )
 from sessionpool._urls import parse_target
 
@@ -237,113 +231,6 @@ def test_no_value_ever_ends_its_line(name: str, value: str) -> None:
 
     assert line.endswith(b"\r\n")
     assert not set(line[:-2]) & set(b"\r\n\0")
-
-
-# --- forms ---
-
-
-@pytest.mark.parametrize(
-    ("data", "encoded"),
-    [
-        ("a=1", "a=1"),
-        (b"a=1", b"a=1"),
-        ({"a": "1", "b": "2 3"}, "a=1&b=2+3"),
-        ({"a": ["1", "2"], "b": {"x"}}, "a=1&a=2&b=x"),
-        ([("a", "1"), ("a", None), ("a", 3)], "a=1&a=3"),
-        ([["a", "1"]], "a=1"),
-        ({"ü": "€"}, "%C3%BC=%E2%82%AC"),
-        ({}, ""),
-    ],
-)
-def test_a_form(data: Any, encoded: str | bytes) -> None:
-    """Mappings and pairs are encoded, text is taken as it is."""
-    assert encode_form(data) == encoded
-
-
-# --- multipart ---
-
-
-def parts_of(body: bytes, content_type: str) -> list[tuple[Any, ...]]:
-    """Name, file name, content type and content of each part, by the standard library's own parser."""
-    message = email.message_from_bytes(
-        b"Content-Type: " + content_type.encode() + b"\r\n\r\n" + body, policy=email.policy.HTTP
-    )
-    assert isinstance(message, EmailMessage)
-    found = []
-    for part in message.iter_parts():
-        of = part["content-disposition"].params
-        has_type = "content-type" in part
-        found.append(
-            (
-                of["name"],
-                of.get("filename"),
-                part.get_content_type() if has_type else None,
-                part.get_payload(decode=True),
-            )
-        )
-    return found
-
-
-class Named(io.BytesIO):
-    name = "/some/where/report.txt"
-
-
-@pytest.mark.parametrize(
-    ("files", "data", "expected"),
-    [
-        ({"f": b"bytes"}, None, [("f", "f", None, b"bytes")]),
-        ({"f": "text"}, None, [("f", "f", None, b"text")]),
-        ({"f": io.BytesIO(b"file")}, None, [("f", "f", None, b"file")]),
-        ({"f": Named(b"named")}, None, [("f", "report.txt", None, b"named")]),
-        ({"f": ("a.txt", "two")}, None, [("f", "a.txt", None, b"two")]),
-        ({"f": ("a.csv", io.BytesIO(b"x"), "text/csv")}, None, [("f", "a.csv", "text/csv", b"x")]),
-        ({"f": ("a.csv", "x", "text/csv", {"X-Extra": "1"})}, None, [("f", "a.csv", "text/csv", b"x")]),
-        ({"f": (None, "no file")}, None, [("f", None, None, b"no file")]),
-        ({"f": None, "g": "x"}, None, [("g", "g", None, b"x")]),
-        ([("f", "1"), ("f", ("b", "2"))], None, [("f", "f", None, b"1"), ("f", "b", None, b"2")]),
-        ({"f": "x"}, {"a": "1"}, [("a", None, None, b"1"), ("f", "f", None, b"x")]),
-        ({"f": ""}, [("a", "1"), ("a", 2)], [("a", None, None, b"1"), ("a", None, None, b"2"), ("f", "f", None, b"")]),
-        ({"f": None}, {"a": ["1", None, b"\xff"], "b": None}, [("a", None, None, b"1"), ("a", None, None, b"\xff")]),
-        ({"f": ""}, None, [("f", "f", None, b"")]),
-        ({"f": bytearray(b"array")}, None, [("f", "f", None, b"array")]),
-    ],
-)  # fmt: skip
-def test_a_multipart_body(files: Any, data: Any, expected: list[tuple[Any, ...]]) -> None:
-    """Every shape of `files` that requests takes, fields of `data` first."""
-    body, content_type = encode_multipart(files, data)
-
-    assert content_type.startswith("multipart/form-data; boundary=")
-    assert parts_of(body, content_type) == expected
-
-
-def test_a_real_file_keeps_its_name_and_nothing_of_its_path(tmp_path: Path) -> None:
-    """The server learns the file's name, not where it lay."""
-    file = tmp_path / "report.pdf"
-    file.write_bytes(b"%PDF")
-    with file.open("rb") as opened:
-        body, content_type = encode_multipart({"f": opened}, None)
-
-    assert parts_of(body, content_type) == [("f", "report.pdf", None, b"%PDF")]
-    assert str(tmp_path).encode() not in body
-
-
-@pytest.mark.parametrize("data", ["a=1", b"a=1"])
-def test_files_and_a_raw_body_exclude_each_other(data: str | bytes) -> None:
-    """ValueError, as in requests."""
-    with pytest.raises(ValueError, match="data"):
-        encode_multipart({"f": "x"}, data)
-
-
-@pytest.mark.parametrize("name", ['quo"te', "line\r\nbreak", "ünïcode", "a;b", "back\\slash"])
-def test_no_name_ends_its_part(name: str) -> None:
-    """A field's or file's name cannot add a line to the part's header."""
-    body, content_type = encode_multipart({name: (name, "content")}, {name: "value"})
-    boundary = content_type.partition("boundary=")[2].encode()
-
-    assert body.count(boundary) == 3
-    assert body.count(b"Content-Disposition") == 2
-    for part in body.split(b"--" + boundary)[1:-1]:
-        assert len(part.partition(b"\r\n\r\n")[0].strip(b"\r\n").split(b"\r\n")) == 1
 
 
 # --- PreparedRequest ---

@@ -461,15 +461,6 @@ def test_what_is_not_socks_is_an_error(name: str, session: Session) -> None:
         eventually(lambda: socks.open == 0)
 
 
-def test_a_name_too_long_for_a_label_is_an_error(socks: Socks, session: Session) -> None:
-    """It cannot be said, and nobody is asked for another."""
-    with pytest.raises(exceptions.ProxyError):
-        session.get(f"http://{'x' * 64}.example/", proxies=through("socks5h", socks))
-
-    assert socks.asked == []
-    assert session._transport.stats().leased == 0
-
-
 def test_a_name_that_nobody_knows(socks: Socks, session: Session) -> None:
     """Looked up here it is the host's name that has no address, and the proxy is not asked."""
     with pytest.raises(exceptions.NameResolutionError, match=r"http://no-such-host\.invalid:80 via socks5"):
