@@ -51,10 +51,12 @@ from urllib3.util.wait import wait_for_write
 
 from sessionpool import _socks, _wire
 from sessionpool._clock import NEVER, SLICE, SYSTEM_CLOCK, Bell, Clock, Deadline
+from sessionpool._config import Limits
 from sessionpool._ledger import Permit
 from sessionpool._stop import Stopped
-from sessionpool._wire import MAX_HEAD, MAX_LINE, Head, find_head_end
+from sessionpool._wire import MAX_FIELDS, MAX_HEAD, MAX_LINE, Head, find_head_end
 from sessionpool.exceptions import (
+    BodyTooLarge,
     ChunkedEncodingError,
     ConnectError,
     ConnectionBroken,
@@ -80,6 +82,8 @@ PROXY_PORTS: Final = {"http": 80, "https": 443, **dict.fromkeys(_socks.SCHEMES, 
 R = TypeVar("R")
 # RFC 9110 §15.2: a client must read past any number of 1xx; a server that sends this many means harm.
 MAX_INFORMATIONAL: Final = 100
+# A longer line before a chunk has an extension, of which all together may be as long as a head.
+_ORDINARY_CHUNK_LINE: Final = 32
 
 
 @attrs.frozen(eq=False)
@@ -564,6 +568,8 @@ class Releasable(Protocol):
 class Owner(Protocol):
     """Who lent the connection and takes it back."""
 
+    limits: Limits
+
     def take_back(
         self, permit: Permit[Connection], connection: Connection, head: Head, *, complete: bool, received: int
     ) -> None: ...
@@ -584,17 +590,20 @@ class Reply:
         received: Bytes of the body so far.
         complete: The body has been read to its end.
         trailers: The trailer section of a chunked body (RFC 9112 §7.1.2), once it has ended.
+        limits: How large the body may be; as they were when it came.
     """
 
     __slots__ = (
         "__weakref__",
         "_connection",
+        "_extensions",
         "_lease",
         "_left",
         "_owner",
         "complete",
         "elapsed",
         "head",
+        "limits",
         "permit",
         "received",
         "sent",
@@ -615,12 +624,14 @@ class Reply:
         self._owner: Owner | None = owner  # None once the connection has gone back
         # Bytes to come, of the current chunk if chunked; None: until the connection ends.
         self._left: int | None = 0 if head.chunked else head.length
+        self.limits = owner.limits
         self.head = head
         self.elapsed = elapsed
         self.sent = sent
         self.received = 0
         self.complete = False
         self.trailers: _wire.Fields = ()
+        self._extensions = 0  # bytes of the lines that have one
         self._lease: Releasable | None = None
         if self._left == 0 and not head.chunked:
             self._end(complete=True)
@@ -640,6 +651,11 @@ class Reply:
             self._lease = lease
             self.permit.bound = False
             lease.unbind()
+
+    @property
+    def host(self) -> str:
+        """The route's key, for errors."""
+        return self._connection.host
 
     @property
     def ended(self) -> bool:
@@ -668,6 +684,7 @@ class Reply:
         Raises:
             IncompleteRead: The connection ended before the body did.
             ChunkedEncodingError: The chunks are not framed as they must be.
+            BodyTooLarge: It has, or is said to have, more bytes than `Limits.max_body`.
             ReadTimeout: Nothing came in time.
         """
         if self._owner is None:
@@ -682,6 +699,9 @@ class Reply:
                     self._read_trailers()
                     self._end(complete=True)
                     return b""
+            most = self.limits.max_body
+            if most is not None and left is not None and self.received + left > most:
+                raise self._too_large(self.received + left, most)
             piece = self._connection.take(amt if left is None or left > amt else left)
             size = len(piece)
             self.received += size
@@ -694,6 +714,8 @@ class Reply:
             elif left is None:
                 if not piece:
                     self._end(complete=True)
+                elif most is not None and self.received > most:
+                    raise self._too_large(self.received, most)
             elif not piece:
                 raise self._incomplete(f"{self._connection.host} closed the connection")
             else:
@@ -724,26 +746,57 @@ class Reply:
 
     def _read_chunk_size(self) -> int:
         line = self._connection.take_line()
-        if not line.endswith(b"\n"):
-            raise self._incomplete(f"{self._connection.host} closed the connection")
+        if not line.endswith(b"\r\n"):
+            if not line.endswith(b"\n"):
+                raise self._incomplete(f"{self._connection.host} closed the connection")
+            self._distrust()
+        if len(line) > _ORDINARY_CHUNK_LINE:
+            self._extensions += len(line)
+            if self._extensions > MAX_HEAD:
+                raise ChunkedEncodingError(f"{self._connection.host} sent more than {MAX_HEAD} bytes before its chunks")
         return _wire.parse_chunk_size(line, self._connection.host)
 
     def _read_chunk_end(self) -> None:
         line = self._connection.take_line()
+        if line == b"\r\n":
+            return
         if line in (b"", b"\r"):
             raise self._incomplete(f"{self._connection.host} closed the connection")
-        if line not in (b"\r\n", b"\n"):
+        if line != b"\n":
             raise ChunkedEncodingError(f"{self._connection.host} sent a chunk longer than its size (RFC 9112 §7.1)")
+        self._distrust()
 
     def _read_trailers(self) -> None:
-        raw = b""
+        host = self._connection.host
+        lines: list[bytes] = []
+        size = 0
         while (line := self._connection.take_line()) not in (b"\r\n", b"\n"):
             if not line.endswith(b"\n"):
-                raise self._incomplete(f"{self._connection.host} closed the connection")
-            raw += line
-            if len(raw) > MAX_HEAD:
-                raise ChunkedEncodingError(f"{self._connection.host} sent trailers of more than {MAX_HEAD} bytes")
-        self.trailers = _wire.split_fields(raw.decode("latin-1"))
+                raise self._incomplete(f"{host} closed the connection")
+            lines.append(line)
+            size += len(line)
+            if size > MAX_HEAD or len(lines) > MAX_FIELDS:
+                raise ChunkedEncodingError(f"{host} sent trailers of more than {MAX_HEAD} bytes or {MAX_FIELDS} fields")
+        if line == b"\n":
+            self._distrust()
+        if lines:
+            self.trailers = _wire.parse_trailers(lines, host)
+
+    def _distrust(self) -> None:
+        """Let nothing follow on a connection whose chunks are framed by lines that end with a bare LF.
+
+        Old servers write such lines, and http.client reads them; h11 and llhttp do not. RFC 9112 §2.2 allows it for
+        the header alone: where the body ends is then a question in which a proxy before the server may differ.
+        """
+        self._connection.retire()
+
+    def _too_large(self, size: int, most: int) -> BodyTooLarge:
+        return BodyTooLarge(
+            f"{self._connection.host} sends a body of at least {size} bytes, and is to send {most} at most"
+            " (Limits.max_body)",
+            size=size,
+            limit=most,
+        )
 
     def _incomplete(self, how: str) -> IncompleteRead:
         expected = self.head.length

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import datetime as dt
+import io
 import json as json_module
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
@@ -966,14 +967,21 @@ class Response:
     def _decode_all(self) -> bytes:
         if self.raw is None:
             return b""
+        # In pieces: a bomb is found out, and a deadline kept, before all of it has come. BytesIO gives its bytes away
+        # without copying them.
+        content = io.BytesIO()
+        raw, reply = self.raw, self._reply
         try:
-            content: bytes = self.raw.read(decode_content=True) or b""
+            while piece := raw.read1(_STREAM_PIECE, decode_content=True):
+                content.write(piece)
+                if reply is not None and reply.complete and _wire.is_decoded(raw):
+                    break  # to be told by one more read costs as much as to decode a small body
         except _wire.Urllib3Error as error:
             self.close()
             raise _wire.own_error(error, self.request.target.host) from error
         if self._reply is not None:
             _wire.check_decoded(self.raw, self.request.target.host)
-        return content
+        return content.getvalue()
 
     def _stream(self, chunk_size: int | None) -> Iterator[bytes]:
         self._consumed = True

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import functools
 import re
+import zlib
 from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import unquote
@@ -20,10 +21,12 @@ from urllib3 import HTTPHeaderDict, HTTPResponse
 from urllib3.exceptions import DecodeError, LocationParseError
 from urllib3.exceptions import HTTPError as Urllib3Error
 from urllib3.fields import RequestField
+from urllib3.response import ContentDecoder, GzipDecoder
 from urllib3.util import Url, parse_url
 from urllib3.util.request import ACCEPT_ENCODING
 
 from sessionpool.exceptions import (
+    BodyTooLarge,
     ChunkedEncodingError,
     ConnectionError,
     ContentDecodingError,
@@ -43,18 +46,23 @@ __all__ = [
 DECODABLE: Final = ACCEPT_ENCODING
 # A head beyond this is an attack or a mistake; browsers stop at the same size.
 MAX_HEAD: Final = 256 * 1024
+# Lines of a header, or of a trailer section. http.client, and so requests, stops at 100, Node at 2000, curl at 5000.
+MAX_FIELDS: Final = 1000
 # A chunk-size line or a trailer line.
 MAX_LINE: Final = 16 * 1024
+# A decoded body of no more may have been tiny: 32 threads that meet bombs at once have one GiB, and no more.
+HARMLESS: Final = 32 * 1024 * 1024
 # Of a Content-Length: an exabyte. Beyond, something is wrong, and C's types have their limits.
 MAX_DIGITS: Final = 18
 # A longer status line is not remembered.
 _ORDINARY_LINE: Final = 128
 
 # Groups: minor version, status, reason.
-_STATUS_LINE = re.compile(r"HTTP/1\.([0-9]) ([1-9][0-9]{2})(?: ([^\r\n]*))?\r?\n")
+_STATUS_LINE = re.compile(r"HTTP/1\.([0-9]) ([1-9][0-9]{2})(?: ([^\0\r\n]*))?\r?\n")
 # The fields that decide about framing, reuse, cookies, redirects and quotas, looked for in a lower-cased head: 1 µs a
 # head, where IGNORECASE takes 2.6, seven searches 3.4, and `email.parser` 34. The status line comes before them, so a
-# line end does. A line that goes on with the one before is found as a field without a name.
+# line end does. A line that goes on with the one before is found as a field without a name. Blanks before the colon,
+# which h11 refuses, do not count: RFC 9112 §5.1 has a proxy take them out of a response, so they change no meaning.
 _STEERING = re.compile(
     r"\n(?:(co(?:ntent-(?:length|encoding)|nnection)|keep-alive|location|set-cookie|transfer-encoding"
     r"|ratelimit(?:-remaining)?)[ \t]*:[ \t]*([^\r\n]*)|[ \t])"
@@ -70,6 +78,8 @@ _OBS_FOLD = re.compile(r"\r?\n[ \t]+")
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n\Z")
 # RFC 3986 §3: only here does an authority begin; two slashes further on are a path's.
 _AUTHORITY_MARK = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*:)?//")
+_GZIP_MAGIC: Final = b"\x1f\x8b"
+_GZIP_SLICE: Final = 16 * 1024
 _KEEP_ALIVE_TIMEOUT = re.compile(r"timeout[ \t]*=[ \t]*\"?([0-9]{1,9})")
 
 Fields = Sequence[tuple[str, str]]
@@ -122,13 +132,28 @@ def find_head_end(data: bytes, start: int = 0) -> int:
 
 
 def split_fields(raw: str) -> Fields:
-    """A block of field lines, taken apart; a line without a colon is skipped."""
+    """A block of field lines, taken apart; a line without a colon or a name is skipped.
+
+    A name that is no token passes, as with browsers, curl and requests: it steers nothing here.
+    """
     pairs = []
     for line in raw.split("\n"):
         name, colon, value = line.partition(":")
-        if colon:
-            pairs.append((name.strip(" \t"), value.strip(" \t\r")))
+        if colon and (name := name.strip(" \t")):
+            pairs.append((name, value.strip(" \t\r")))
     return pairs
+
+
+def parse_trailers(lines: Sequence[bytes], host: str) -> Fields:
+    """The fields of a trailer section, given line by line.
+
+    Raises:
+        ChunkedEncodingError: There is a bare CR or a NUL in it.
+    """
+    raw = b"".join(lines).decode("latin-1")
+    if "\0" in raw or raw.count("\r") != raw.count("\r\n"):
+        raise ChunkedEncodingError(f"{host} sent a bare CR or a NUL in its trailers (RFC 9110 §5.5)")
+    return split_fields(_OBS_FOLD.sub(" ", raw))
 
 
 def parse_head(data: bytes, method: str, host: str) -> Head:
@@ -147,11 +172,15 @@ def parse_head(data: bytes, method: str, host: str) -> Head:
     raw = text[begin - 1 :]
     found = _STEERING.findall(raw.lower())
     if _CONTINUED in found:
+        if raw[1:2] in _BLANKS:  # RFC 9112 §2.2: a field to one parser, and passed over by another
+            raise InvalidResponse(f"{host} sent a header that begins with a blank; the connection is not used further")
         raw = _OBS_FOLD.sub(" ", raw)  # RFC 9112 §5.2
         found = _STEERING.findall(raw.lower())
     if "\0" in raw or raw.count("\r") != raw.count("\r\n"):
         # RFC 9110 §5.5 and RFC 9112 §2.2: what one parser reads as a line end another does not.
         raise InvalidResponse(f"{host} sent a bare CR or a NUL in its header; the connection is not used further")
+    if raw.count("\n") > MAX_FIELDS + 2:  # the ends of the status line and of the empty line are in it
+        raise InvalidResponse(f"{host} sent a header of more than {MAX_FIELDS} fields")
 
     head = Head()
     head.version, head.status, head.reason, head.raw = version, status, reason, raw
@@ -258,9 +287,100 @@ def _excerpt(data: bytes) -> str:
 # --- what urllib3 knows better ---
 
 
+class _Gzip(ContentDecoder):
+    """gzip of any number of members (RFC 1952 §2.2); what follows them and is none is passed over, as gzip does it.
+
+    urllib3's (2.8) decodes what follows a member again, twice as much of it each time and for ever, if the member ends
+    where the piece ends that was asked for. It also takes a later member that is broken, or cut, for such a rest.
+    """
+
+    def __init__(self) -> None:
+        self._obj = zlib.decompressobj(16 + zlib.MAX_WBITS)
+        self._rest = b""  # has not been decoded yet
+        self._is_over = False  # what comes is no member
+
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes:
+        if self._rest:
+            data = self._rest + data
+        elif not data:
+            return b""
+        decoded = bytearray()
+        at = 0
+        while at < len(data) and (max_length < 0 or len(decoded) < max_length):
+            if self._obj.eof:
+                if at == len(data) - 1 and data.endswith(_GZIP_MAGIC[:1]):
+                    break  # the next byte will tell
+                self._is_over = self._is_over or not data.startswith(_GZIP_MAGIC, at)
+                if self._is_over:
+                    at = len(data)
+                    break
+                self._obj = zlib.decompressobj(16 + zlib.MAX_WBITS)
+            # A slice, because zlib copies what it leaves: of a million tiny members that would take hours.
+            piece = data[at : at + _GZIP_SLICE]
+            decoded += self._obj.decompress(piece, max(max_length - len(decoded), 0))
+            at += len(piece) - len(self._obj.unused_data or self._obj.unconsumed_tail)
+        self._rest = data[at:]
+        return bytes(decoded)
+
+    @property
+    def has_unconsumed_tail(self) -> bool:
+        return len(self._rest) > self._obj.eof  # of the next member there may be half the magic number
+
+    def flush(self) -> bytes:
+        return b""
+
+
+class _Bounded(HTTPResponse):
+    """urllib3's response; what it decodes is counted, and is an error beyond `Limits`.
+
+    urllib3 decodes no more at a time than a reader asked for. So memory stays flat for whoever reads in pieces.
+    """
+
+    _decoded = 0
+
+    def _init_decoder(self) -> None:
+        if not self._decoder_initialized:
+            super()._init_decoder()
+            if isinstance(self._decoder, GzipDecoder):
+                self._decoder = _Gzip()
+            decoders = getattr(self._decoder, "_decoders", [])
+            decoders[:] = [_Gzip() if isinstance(each, GzipDecoder) else each for each in decoders]
+
+    def _decode(
+        self, data: bytes, decode_content: bool | None, flush_decoder: bool, max_length: int | None = None
+    ) -> bytes:
+        if flush_decoder and not self.tell():
+            return data  # of nothing at all; zstd's decoder would miss its end, also that of an answer to HEAD
+        decoded = super()._decode(data, decode_content, flush_decoder, max_length)
+        if decode_content and self._decoder is not None:
+            self._decoded += len(decoded)
+            body: Any = self._fp
+            if self._decoded > HARMLESS or body.limits.max_body is not None:
+                self._check_size(body)
+        return decoded
+
+    def _check_size(self, body: Any) -> None:
+        size, most, ratio = self._decoded, body.limits.max_body, body.limits.max_ratio
+        if most is not None and size > most:
+            body.close()
+            raise BodyTooLarge(
+                f"the body from {body.host} has {size} bytes decoded, and is to have {most} at most (Limits.max_body)",
+                size=size,
+                limit=most,
+            )
+        if size > HARMLESS and ratio is not None and size > ratio * self.tell():
+            body.close()
+            raise BodyTooLarge(
+                f"the body from {body.host} has grown from {self.tell()} bytes to {size} by decoding, more than"
+                f" {ratio:g} times as many (Limits.max_ratio)",
+                size=size,
+                limit=ratio,
+            )
+
+
 def urllib3_response(body: Any, head: Head, method: str, url: str) -> HTTPResponse:
-    """`Response.raw`: urllib3's response over our body, for its streaming, decoding and their limits."""
-    return HTTPResponse(
+    """`Response.raw`: urllib3's response over our body, for its streaming and decoding, within the body's limits."""
+    return _Bounded(
         body=body,
         headers=HTTPHeaderDict(head.fields()),
         status=head.status,
@@ -274,20 +394,28 @@ def urllib3_response(body: Any, head: Head, method: str, url: str) -> HTTPRespon
     )
 
 
+def is_decoded(response: HTTPResponse) -> bool:
+    """Everything that it was encoded with has ended, and nothing more is to be decoded."""
+    decoder = getattr(response, "_decoder", None)
+    if decoder is None or decoder.has_unconsumed_tail or len(response._decoded_buffer):
+        return False
+    return all(map(_has_ended, getattr(decoder, "_decoders", (decoder,))))
+
+
+def _has_ended(decoder: Any) -> bool:
+    state: Any = getattr(decoder, "_obj", None)
+    ended: bool = state.is_finished() if hasattr(state, "is_finished") else getattr(state, "eof", True)
+    return ended
+
+
 def check_decoded(response: HTTPResponse, host: str) -> None:
     """Raise `ContentDecodingError` if a body has ended, and what it was encoded with has not.
 
     urllib3 passes what it could decode off as all; whether that is so only its decoders know.
     """
     decoder = getattr(response, "_decoder", None)
-    decoders = getattr(decoder, "_decoders", [decoder])
-    for each in decoders:
-        state: Any = getattr(each, "_obj", None)
-        ended = state.is_finished() if hasattr(state, "is_finished") else getattr(state, "eof", True)
-        # After a whole gzip member, what follows may be padding or rubbish; urllib3 passes over it, as others do.
-        later_member = getattr(each, "_state", 0) != 0
-        if not ended and not later_member and response.tell():
-            raise ContentDecodingError(f"the body from {host} ends in the middle of its Content-Encoding")
+    if response.tell() and not all(map(_has_ended, getattr(decoder, "_decoders", (decoder,)))):
+        raise ContentDecodingError(f"the body from {host} ends in the middle of its Content-Encoding")
 
 
 def own_error(error: Urllib3Error, host: str) -> RequestException:

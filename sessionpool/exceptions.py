@@ -205,6 +205,20 @@ class ContentDecodingError(RequestException):
     """The body could not be decoded by its `Content-Encoding`."""
 
 
+class BodyTooLarge(RequestException, MaySent):
+    """The body is larger than `Limits.max_body`, or grew by more than `Limits.max_ratio` when it was decoded.
+
+    Attributes:
+        size: Bytes that it has at least.
+        limit: What `Limits` allows, in bytes, or as a ratio.
+    """
+
+    def __init__(self, *args: Any, size: int = 0, limit: float = 0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.size = size
+        self.limit = limit
+
+
 # --- trying again ---
 
 

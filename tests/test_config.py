@@ -28,8 +28,9 @@ def overriding(overrides: Any, **limits: Any) -> Limits:
 def test_the_defaults_suit_a_crawler() -> None:
     """The numbers that the README names."""
     assert Limits() == Limits(
-        per_host=10, total=100, sessions=None, waiting=None, idle=60, lifetime=600, max_uses=None, overrides={}
-    )
+        per_host=10, total=100, sessions=None, waiting=None, idle=60, lifetime=600, max_uses=None, overrides={},
+        max_body=None, max_ratio=200,
+    )  # fmt: skip
     assert Timeout() == Timeout(connect=5, read=30, total=None, pool=30)
 
 
@@ -73,6 +74,11 @@ def test_a_variant_is_checked_too() -> None:
         ("lifetime", 1),
         ("max_uses", 1),
         ("max_uses", None),
+        ("max_body", 0),
+        ("max_body", None),
+        ("max_ratio", 1),
+        ("max_ratio", 1.5),
+        ("max_ratio", None),
     ],
 )
 def test_limits_that_are_allowed(setting: str, value: Any) -> None:
@@ -102,6 +108,10 @@ WHOLE = "must be a whole number of at least"
         ("idle", None, "Limits.idle must be a number above 0; got None"),
         ("lifetime", -1.5, "Limits.lifetime must be a number above 0; got -1.5"),
         ("lifetime", "1h", "Limits.lifetime must be a number above 0; got '1h'"),
+        ("max_body", -1, f"Limits.max_body {WHOLE} 0, or None for no limit; got -1"),
+        ("max_body", 1e6, f"Limits.max_body {WHOLE} 0, or None for no limit; got 1000000.0"),
+        ("max_ratio", 0.5, "Limits.max_ratio must be a number of at least 1, or None for no limit; got 0.5"),
+        ("max_ratio", True, "Limits.max_ratio must be a number of at least 1, or None for no limit; got True"),
     ],
 )
 def test_limits_that_are_refused(setting: str, value: Any, sentence: str) -> None:

@@ -12,6 +12,7 @@ from urllib3.exceptions import DecodeError, ProtocolError
 from sessionpool import _wire
 from sessionpool._wire import (
     MAX_DIGITS,
+    MAX_FIELDS,
     Head,
     basic_credentials,
     check_token,
@@ -19,6 +20,7 @@ from sessionpool._wire import (
     own_error,
     parse_chunk_size,
     parse_head,
+    parse_trailers,
     redacted,
     split_fields,
     split_url,
@@ -96,6 +98,10 @@ def test_the_status_line_is_taken_apart(line: str, version: int, status: int, re
         b"ICY 200 OK\r\n",
         b"HTTP/1.1 200 O\rK\r\n",
         b"HTTP/1.1 200 OK\rContent-Length: 5\r\n",
+        b"HTTP/1.1 200 O\0K\r\n",
+        b"HTTP/1.1 99 Odd\r\n",
+        b"HTTP/1.1 1000 Odd\r\n",
+        b"PRI * HTTP/2.0\r\n",
         # RFC 9110 §15: a status is from 100 to 599; less would pass for interim, and be skipped.
         b"HTTP/1.1 000 Zero\r\n",
         b"HTTP/1.1 099 Odd\r\n",
@@ -152,6 +158,17 @@ def test_rubbish_is_shown_in_part_only() -> None:
         (["Connection: keep-alive"], None, False, False),
         (["X-Content-Length: 5"], None, False, False),
         (["X: Content-Length: 5"], None, False, False),
+        # RFC 9112 §5.1: blanks before the colon do not count.
+        (["Content-Length : 5"], 5, False, True),
+        (["Content-Length\t : 5", "Transfer-Encoding : chunked"], None, True, False),
+        # Names that only look like it.
+        (["Content Length: 5"], None, False, False),
+        (["\x0bContent-Length: 5"], None, False, False),
+        (["Content-Length\x0b: 5"], None, False, False),
+        (["\xa0Transfer-Encoding: chunked", "Content-Length: 5"], 5, False, True),
+        (["(Transfer-Encoding): chunked", "Content-Length: 5"], 5, False, True),
+        ([": Transfer-Encoding: chunked", "Content-Length: 5"], 5, False, True),
+        (["Transfer-Encoding", ": chunked", "Content-Length: 5"], 5, False, True),
         (["Transfer-Encoding: identity"], None, False, False),
         (["Content-Length: 5", "Connection: close"], 5, False, False),
         (["Content-Length: 5", "connection: Foo, CLOSE"], 5, False, False),
@@ -235,6 +252,12 @@ def test_what_has_no_body_has_none_whatever_it_says(method: str, status: str, fi
         ["X: a\0b"],
         ["X\0: b"],
         ["X: a\r\r\n b"],
+        ["Content-Length: 5", "\t6"],
+        ["Transfer-Encoding: chunked", " , gzip"],
+        ["Transfer-Encoding: chunked,"],
+        [" Content-Length: 5"],
+        ["\tX: y", "Content-Length: 5"],
+        [" ", "Content-Length: 5"],
         ["X: a\rTransfer-Encoding: chunked", "Content-Length: 5"],
     ],
 )
@@ -281,6 +304,23 @@ def test_a_line_without_a_colon_is_skipped() -> None:
 
     assert head.fields() == [("Content-Length", "5")]
     assert head.length == 5
+
+
+def test_a_line_without_a_name_is_skipped() -> None:
+    """There is nothing by which to ask for it; a name that is no token is there as it was sent."""
+    head = parse(": x", " : y", "Content-Length: 5", ":", "a b: c", "X:", "  folded")
+
+    assert head.fields() == [("Content-Length", "5"), ("a b", "c"), ("X", "folded")]
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\n"])
+def test_fields_are_counted(end: str) -> None:
+    """A thousand pass, a folded one counts once, and one more is refused."""
+    fields = ["X: y"] * (MAX_FIELDS - 1) + [f"X:{end} y{end} z"]
+
+    assert len(parse(*fields, "", end=end).fields()) == MAX_FIELDS
+    with pytest.raises(InvalidResponse, match=f"{HOST} .* {MAX_FIELDS} fields"):
+        parse(*fields, "X: y", "", end=end)
 
 
 def test_cookies_come_in_order_and_as_they_were_sent() -> None:
@@ -539,6 +579,27 @@ def test_what_is_no_size_is_refused_and_shown(line: bytes) -> None:
 
     assert HOST in str(caught.value)
     assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("lines", "fields"),
+    [
+        ([], []),
+        ([b"A: b\r\n", b"C:d \n"], [("A", "b"), ("C", "d")]),
+        ([b"A: b\r\n", b" c\r\n"], [("A", "b c")]),
+        ([b"nonsense\r\n", b": nameless\r\n", b"A:\r\n"], [("A", "")]),
+    ],
+)
+def test_trailers_are_fields(lines: list[bytes], fields: list[tuple[str, str]]) -> None:
+    """With the rules of a header's."""
+    assert parse_trailers(lines, HOST) == fields
+
+
+@pytest.mark.parametrize("line", [b"A: b\rC: d\r\n", b"A: b\r\r\n", b"A: \0\r\n", b"A\0: b\n"])
+def test_trailers_that_two_could_read_in_two_ways_are_refused(line: bytes) -> None:
+    """The error names the host."""
+    with pytest.raises(ChunkedEncodingError, match=HOST):
+        parse_trailers([b"A: b\r\n", line], HOST)
 
 
 @given(st.binary(max_size=40) | st.binary(max_size=20).map(lambda data: data + b"\r\n"))
