@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import datetime as dt
+import functools
 import io
 import json as json_module
 import re
@@ -68,7 +69,7 @@ SECRET_FIELDS: Final = frozenset(
 _FORBIDDEN = re.compile(r"[\r\n\0]")
 # What str.splitlines() takes for the end of a line, but for CR, which may be followed by LF.
 _LINE_ENDS: Final = "\n\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
-_CHARSET = re.compile(r"charset\s*=\s*\"?'?([^\s;\"']+)", re.IGNORECASE)
+_CHARSET = re.compile(r"(?:^|;)\s*charset\s*=\s*\"?'?([^\s;\"']+)", re.IGNORECASE)
 _LINK = re.compile(r"<([^>]*)>([^<]*)(?:,|$)")
 _LINK_PARAMETER = re.compile(r";\s*([^\s=;]+)\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^;,\s]*))")
 
@@ -369,8 +370,8 @@ class PreparedRequest(_Hooked):
         return None if self.target is None else self.target.url
 
     @url.setter
-    def url(self, url: str) -> None:
-        self.target = parse_target(url)
+    def url(self, url: Any) -> None:
+        self.target = parse_target(as_url(url))
 
     @property
     def _cookies(self) -> CookieJar:
@@ -633,6 +634,7 @@ class Response:
     _raw: Any = None
     _content: bytes | None = None
     _consumed = False
+    _spent = False
     _url: str | None = None
     _reason: str | None = None
     _headers: CaseInsensitiveDict | None = None
@@ -818,7 +820,7 @@ class Response:
     def content(self) -> bytes:
         """The body, decoded by its `Content-Encoding`; read now if it was not."""
         if self._content is None:
-            self._check_readable()
+            self._check_readable(self._consumed)
             return self.load()
         return self._content
 
@@ -879,8 +881,8 @@ class Response:
             size = chunk_size if chunk_size and chunk_size > 0 else len(content) or 1
             pieces: Iterator[bytes] = (content[at : at + size] for at in range(0, len(content), size))
         else:
-            self._check_readable()
-            pieces = self._stream(chunk_size)
+            self._check_readable(self._spent)
+            pieces = self._stream(chunk_size)  # from where an earlier one was left, if it was not read to its end
         if not decode_unicode or self.encoding is None:
             return pieces
         return _decode_pieces(pieces, self.encoding)
@@ -936,7 +938,7 @@ class Response:
     def load(self) -> bytes:
         """Read the body, of which nothing has been read yet, and keep it as `content`."""
         # Also when reading fails: what came is no body, and no second try may take it for one.
-        self._consumed = True
+        self._consumed = self._spent = True
         reply = self._reply
         plain = reply is not None and not reply.head.encoded and self._raw is None
         content = self._content = reply.read() if plain else self._decode_all()  # type: ignore[union-attr]  # there is one
@@ -958,8 +960,8 @@ class Response:
         finally:
             self.close()
 
-    def _check_readable(self) -> None:
-        if self._consumed:
+    def _check_readable(self, consumed: bool) -> None:
+        if consumed:
             raise StreamConsumedError("the body was streamed and is not kept; it cannot be read again", response=self)
         if self._reply is not None and self._reply.ended and not self._reply.complete:
             raise StreamConsumedError("the response, or its lease, was closed before the body was read", response=self)
@@ -971,8 +973,9 @@ class Response:
         # without copying them.
         content = io.BytesIO()
         raw, reply = self.raw, self._reply
+        read = _reader(raw, "read1")
         try:
-            while piece := raw.read1(_STREAM_PIECE, decode_content=True):
+            while piece := read(_STREAM_PIECE):
                 content.write(piece)
                 if reply is not None and reply.complete and _wire.is_decoded(raw):
                     break  # to be told by one more read costs as much as to decode a small body
@@ -989,9 +992,10 @@ class Response:
         # A chunked body is often a feed of events: pass on what has come instead of waiting for a full piece.
         as_it_comes = chunk_size is None or (self._reply is not None and self._reply.head.chunked)
         try:
-            read = raw.read1 if as_it_comes else raw.read
-            while piece := read(chunk_size or _STREAM_PIECE, decode_content=True):
+            read = _reader(raw, "read1" if as_it_comes else "read")
+            while piece := read(chunk_size or _STREAM_PIECE):
                 yield piece
+            self._spent = True
         except _wire.Urllib3Error as error:
             self.close()
             raise _wire.own_error(error, self.request.target.host) from error
@@ -1008,6 +1012,11 @@ def parse_links(value: str) -> list[dict[str, str]]:
             link[name] = double or single or bare.strip()
         links.append(link)
     return links
+
+
+def _reader(raw: Any, name: str) -> Callable[[int | None], bytes]:
+    """How to read from `raw`: urllib3's response decodes; an adapter of a user's may have set any file."""
+    return functools.partial(getattr(raw, name), decode_content=True) if hasattr(raw, "stream") else raw.read
 
 
 def _charset(content_type: str | None) -> str | None:

@@ -48,6 +48,9 @@ from sessionpool.adapters import BaseAdapter, HTTPAdapter
 from sessionpool.auth import HTTPBasicAuth, HTTPProxyAuth
 from sessionpool.cookies import CookieJar, as_jar
 from sessionpool.exceptions import (
+    BodyTooLarge,
+    ChunkedEncodingError,
+    ContentDecodingError,
     InsecureRedirect,
     InvalidSchema,
     InvalidURL,
@@ -325,6 +328,7 @@ class Session(Verbs):
     """
 
     __slots__ = (
+        "__dict__",  # for what users put there, as with any object; made when they do
         "__weakref__",
         "_adapters",
         "_asked",
@@ -1148,7 +1152,12 @@ class Session(Verbs):
                 if reply.head.set_cookie:
                     self._store_cookies(prepared.target, reply.head.set_cookie)
                 if not call.stream:
-                    response.load()
+                    try:
+                        response.load()
+                    except (BodyTooLarge, ChunkedEncodingError, ContentDecodingError):
+                        if not response.is_redirect:
+                            raise
+                        reply.close()  # where it leads is in its head; nobody reads such a body
                 elif not reply.ended:
                     if self._streams is None:
                         self._streams = weakref.WeakSet()

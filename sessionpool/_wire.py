@@ -13,6 +13,7 @@ import functools
 import re
 import zlib
 from collections.abc import Sequence
+from http.client import HTTPMessage
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -338,6 +339,9 @@ class _Bounded(HTTPResponse):
 
     _decoded = 0
 
+    def __del__(self) -> None:
+        """Not what `IOBase` does, to close: a body that is dropped gives its connection back, waiting for no lock."""
+
     def _init_decoder(self) -> None:
         if not self._decoder_initialized:
             super()._init_decoder()
@@ -378,9 +382,29 @@ class _Bounded(HTTPResponse):
             )
 
 
+class _Original:
+    """What auth handlers of requests look for in `raw._original_response`: where the cookies are."""
+
+    def __init__(self, head: Head) -> None:
+        self._head = head
+
+    @property
+    def msg(self) -> HTTPMessage:
+        message = HTTPMessage()
+        for name, value in self._head.fields():
+            message[name] = value
+        return message
+
+    def isclosed(self) -> bool:
+        return False  # so that urllib3 does not look for a connection of its own
+
+    def close(self) -> None:
+        pass  # the body sees to it
+
+
 def urllib3_response(body: Any, head: Head, method: str, url: str) -> HTTPResponse:
     """`Response.raw`: urllib3's response over our body, for its streaming and decoding, within the body's limits."""
-    return _Bounded(
+    response = _Bounded(
         body=body,
         headers=HTTPHeaderDict(head.fields()),
         status=head.status,
@@ -389,9 +413,13 @@ def urllib3_response(body: Any, head: Head, method: str, url: str) -> HTTPRespon
         reason=head.reason,
         preload_content=False,
         decode_content=False,  # as requests' `raw`: whoever wants it decoded says so
+        original_response=_Original(head),  # type: ignore[arg-type]  # in name
         request_method=method,
         request_url=url,
     )
+    if body.closed:
+        response.length_remaining = 0  # read before it was asked for, which is no reason to miss anything
+    return response
 
 
 def is_decoded(response: HTTPResponse) -> bool:

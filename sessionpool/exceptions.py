@@ -138,6 +138,21 @@ class WrongThreadError(LeaseStateError):
     """The session is in use by another thread."""
 
 
+# --- requests' warnings; none is ever issued ---
+
+
+class RequestsWarning(Warning):
+    """Root of requests' warnings, for filters that name it."""
+
+
+class FileModeWarning(RequestsWarning, DeprecationWarning):
+    """A file was opened as text; here it is encoded as UTF-8."""
+
+
+class RequestsDependencyWarning(RequestsWarning):
+    """A library is of another version than was tested."""
+
+
 # --- the connection ---
 
 
