@@ -468,7 +468,7 @@ def test_an_observer_may_use_the_pool(make_pool: Callable[..., SessionPool], dia
     assert diary.retirements == [("ada", "captcha"), ("ada", "max_age=60 s"), ("instead of ada", "max_age=60 s")]
 
 
-@pytest.mark.parametrize(("health", "most"), [(None, 400), (Health(), 600)], ids=["without health", "with health"])
+@pytest.mark.parametrize(("health", "most"), [(None, 480), (Health(), 680)], ids=["without health", "with health"])
 def test_an_idle_identity_is_small(health: Health | None, most: int) -> None:
     """Health costs a record; a pool without it has none."""
     with SessionPool(health=health) as pool:

@@ -169,6 +169,8 @@ class _Body:
 
     def __init__(self, reply: Reply) -> None:
         self._reply = reply
+        self.host = reply.host
+        self.limits = reply.limits
 
     @property
     def closed(self) -> bool:
