@@ -180,7 +180,7 @@ class ProxyError(ConnectionError, NotSent):
     """The proxy could not be reached or refused the tunnel.
 
     Attributes:
-        status: What it answered to CONNECT; `None` if it gave no answer.
+        status: What it answered: an HTTP status to CONNECT, or a SOCKS reply code; `None` if it gave none.
     """
 
     status: int | None = None

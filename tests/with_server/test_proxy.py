@@ -21,6 +21,7 @@ import trustme
 
 from sessionpool import Limits, Request, Session, SessionPool, exceptions
 from sessionpool._clock import NEVER
+from sessionpool.adapters import HTTPAdapter
 from tests.helpers import eventually, in_thread
 from tests.with_server.echo_server import Answer, EchoServer, Seen, Server, page, read_request, redirect, write_answer
 
@@ -930,3 +931,57 @@ def test_closing_a_pool_closes_its_tunnels(proxy: Proxy, secure: EchoServer, ca_
 
     assert report.cut == 1
     eventually(lambda: proxy.open == secure.open == 0)
+
+
+# --- what an adapter adds for a proxy ---
+
+
+class Marking(HTTPAdapter):
+    """As rotating proxies ask for it: a header by proxy."""
+
+    def proxy_headers(self, proxy: str) -> dict[str, str]:
+        return {"X-Exit": proxy.rpartition(":")[2]}
+
+
+def test_an_adapter_adds_fields_for_a_proxy(proxy: Proxy, server: EchoServer, session: Session) -> None:
+    """A proxy that forwards sees them beside each request, and not twice after a redirect."""
+    session.mount("http://127.0.0.1", Marking())
+    server.answers["/from"] = redirect("/to")
+    session.get(server.url + "/from", proxies={"http": proxy.url})
+
+    port = proxy.url.rpartition(":")[2]
+    assert [seen.all("x-exit") for seen in proxy.seen] == [[port], [port]]
+
+
+def test_fields_for_a_proxy_are_not_redirected(proxy: Proxy, server: EchoServer, session: Session) -> None:
+    """Where a redirect leads past the proxy, they are left behind."""
+    session.mount("http://", Marking())
+    with EchoServer("127.0.0.2") as direct:
+        server.answers["/from"] = redirect(direct.url + "/to")
+        session.get(server.url + "/from", proxies={"http://127.0.0.1": proxy.url})
+
+    assert proxy.seen[0].header("x-exit")
+    assert [(seen.target, seen.header("x-exit")) for seen in direct.seen] == [("/to", None)]
+
+
+def test_an_adapter_adds_fields_to_connect(proxy: Proxy, secure: EchoServer, ca_file: str, session: Session) -> None:
+    """A tunnel is asked for with them; the server behind it never sees them."""
+    session.mount("https://", Marking())
+    session.get(secure.url, proxies={"https": proxy.url}, verify=ca_file)
+
+    assert proxy.seen[0].header("x-exit")
+    assert secure.seen[0].header("x-exit") is None
+
+
+def test_fields_for_a_proxy_are_checked(proxy: Proxy, session: Session) -> None:
+    """What could smuggle in another is refused before anything is sent."""
+
+    class Smuggling(HTTPAdapter):
+        def proxy_headers(self, proxy: str) -> dict[str, str]:
+            return {"X-Exit": "1\r\nX-Evil: 1"}
+
+    session.mount("http://", Smuggling())
+    with pytest.raises(exceptions.InvalidHeader):
+        session.get("http://example.com/", proxies={"http": proxy.url})
+
+    assert proxy.seen == []
