@@ -122,8 +122,10 @@ class Timeout:
             return (_with_pair if hashable else _with_pair.__wrapped__)(self, *value)
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return _with_pair(self, value, value)
+        named = ", which names no limit: write Timeout(read=10)" if isinstance(value, Exception) else ""
         raise ValueError(
-            f"timeout must be seconds, a (connect, read) pair of seconds, or a sessionpool.Timeout; got {value!r}"
+            "timeout must be seconds, a (connect, read) pair of seconds, or a sessionpool.Timeout; "
+            f"got {value!r}{named}"
         )
 
 

@@ -101,7 +101,8 @@ class Route:
         cert: Path to the client's certificate, or a pair of paths, certificate and key.
         partition: Whose sockets these are alone, part of `identity`; `None`: everybody's with the same settings.
         proxy_fields: More header fields for the proxy, part of `identity`: checked, and in Latin-1. They go with
-            CONNECT, in place of ours of the same name; a request that is forwarded must bring them itself.
+            CONNECT, in place of ours of the same name, or with each request that is forwarded.
+        forwarded: What a forwarded request is sent with: user and password of the proxy's URL, and `proxy_fields`.
         is_forwarding: The request itself goes to the proxy, with an absolute target (RFC 9112 §3.2.2).
     """
 
@@ -115,6 +116,7 @@ class Route:
     cert: str | tuple[str, str] | None = None
     partition: Hashable = None
     proxy_fields: tuple[tuple[str, str], ...] = ()
+    forwarded: tuple[bytes, bytes] = (b"", b"")
     is_forwarding: bool = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:

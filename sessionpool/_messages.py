@@ -80,11 +80,12 @@ _LINK_PARAMETER = re.compile(r";\s*([^\s=;]+)\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([
 class CaseInsensitiveDict(MutableMapping[str, Any]):
     """A mapping whose keys ignore case and keep the spelling they were last set with."""
 
-    __slots__ = ("_block", "_store")
+    __slots__ = ("_block", "_store", "frames")
 
     def __init__(self, data: Mapping[str, Any] | Iterable[tuple[str, Any]] | None = None, **kwargs: Any) -> None:
         self._store: dict[str, tuple[str, Any]] = {}
         self._block: bytes | None = None
+        self.frames = False  # `block` holds a field that frames a body
         self.update(data or {}, **kwargs)
 
     def __setitem__(self, key: str | bytes, value: Any) -> None:
@@ -128,7 +129,7 @@ class CaseInsensitiveDict(MutableMapping[str, Any]):
         """An independent mapping with the same items."""
         twin = CaseInsensitiveDict()
         twin._store = dict(self._store)
-        twin._block = self._block
+        twin._block, twin.frames = self._block, self.frames
         return twin
 
     def merged(self, other: Mapping[str, Any]) -> CaseInsensitiveDict:
@@ -143,6 +144,7 @@ class CaseInsensitiveDict(MutableMapping[str, Any]):
     def block(self) -> bytes:
         """The fields as they go over the wire; encoded once, and again after a change."""
         if self._block is None:
+            self.frames = "content-length" in self._store or "transfer-encoding" in self._store
             self._block = b"".join(
                 [encode_field(name, value) for name, value in self._store.values() if value is not None]
             )
@@ -191,7 +193,10 @@ def as_method(method: str | bytes) -> str:
     Raises:
         InvalidHeader: It is no token (RFC 9110 §9.1).
     """
-    method = method.decode("ascii") if isinstance(method, bytes) else str(method)
+    if isinstance(method, bytes):
+        method = method.decode("latin-1")
+    if not isinstance(method, str):
+        raise TypeError(f"a method must be str, such as 'GET'; got {type(method).__name__}")
     _wire.check_token(method, "a method")
     return method.upper()
 
@@ -205,17 +210,47 @@ def as_auth(auth: Any) -> Auth | None:
     raise ValueError(f"auth must be a pair (user, password) or a callable; got {type(auth).__name__}")
 
 
+def ask_auth(auth: Any, prepared: PreparedRequest) -> PreparedRequest:
+    """The request with what proves who is asking.
+
+    Raises:
+        TypeError: The handler does not return a request.
+    """
+    handler = as_auth(auth)
+    handled = prepared if handler is None else handler(prepared)
+    if not isinstance(handled, PreparedRequest):
+        raise TypeError(f"an auth handler must return the request that it was given; {handler!r} returned {handled!r}")
+    return handled
+
+
+def as_mapping(given: Any, name: str) -> Mapping[str, Any]:
+    """What a user gave for a mapping, none for `None`.
+
+    Raises:
+        TypeError: It is none; nothing of it is shown, for it may be secret.
+    """
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{name} must be a mapping, such as a dict; got {type(given).__name__}")
+    return given
+
+
 def as_hooks(hooks: Hooks | None) -> dict[str, list[Any]]:
     """Hooks as lists, from a function or several per event.
 
     Raises:
+        TypeError: They are no mapping to functions.
         ValueError: An event is not `response`.
     """
     tidy: dict[str, list[Any]] = {}
-    for event, functions in (hooks or {}).items():
+    for event, functions in as_mapping(hooks, "hooks").items():
         if event != "response":
             raise ValueError(f"the one event to hook is 'response'; got {event!r}")
-        tidy[event] = [functions] if callable(functions) else list(functions)
+        several = [functions] if callable(functions) else functions
+        tidy[event] = list(several) if isinstance(several, Iterable) else [several]
+        if not all(map(callable, tidy[event])):
+            raise TypeError(f"a hook must be a function, or a list of them; got {functions!r}")
     return tidy
 
 
@@ -442,14 +477,10 @@ class PreparedRequest(_Hooked):
 
     def prepare_auth(self, auth: Any, url: str | None = "") -> None:  # noqa: ARG002 - requests' signature
         """Have `auth`, or what the URL says, prove who is asking."""
-        handler = as_auth(auth)
-        if handler is None and self.target.auth is not None:
-            handler = HTTPBasicAuth(*self.target.auth)
-        if handler is not None:
-            handled = handler(self)
-            if handled is not self:
-                self.__setstate__(handled.__getstate__())
-            self.describe_body_again()  # the handler may have changed it
+        handled = ask_auth(self.target.auth if auth is None else auth, self)
+        if handled is not self:
+            self.__setstate__(handled.__getstate__())
+        self.describe_body_again()  # the handler may have changed it
 
     def prepare_hooks(self, hooks: Hooks | None) -> None:
         """Add `hooks` to those that there are."""
@@ -522,8 +553,12 @@ class PreparedRequest(_Hooked):
 
     # --- for the transport ---
 
-    def head(self, *, absolute: bool) -> bytes:
-        """Request line and header (RFC 9112 §3); `absolute` for a proxy."""
+    def head(self, *, absolute: bool, credentials: bytes = b"", fields: bytes = b"") -> bytes:
+        """Request line and header (RFC 9112 §3).
+
+        `absolute` for a proxy, then also with `fields`, and with `credentials` unless there are others: these are the
+        proxy's, so they go no further than here.
+        """
         target = self.target
         if self._headers is None:
             block, names = self._block, self._names
@@ -536,6 +571,7 @@ class PreparedRequest(_Hooked):
         request_target = target.request_target
         if absolute:
             request_target = b"%b://%b%b" % (target.scheme.encode("ascii"), target.host_field, request_target)
+            block += fields if "proxy-authorization" in names._store else credentials + fields
         host = b"" if own_host else b"Host: %b\r\n" % target.host_field
         return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (method, request_target, host, block)
 
@@ -564,10 +600,9 @@ class PreparedRequest(_Hooked):
         return self.body is None or isinstance(self.body, bytes) or self._as_stream().is_replayable
 
     def describe_body_again(self) -> None:
-        """Set the field that frames the body to what the body is now, if there is one."""
-        if self.body is not None:
-            self._headers = self.headers  # a mapping knows which fields it holds; a block does not, of those added
-            self._describe_body()
+        """Set the field that frames the body to what the body is now."""
+        self._headers = self.headers  # a mapping knows which fields it holds; a block does not, of those added
+        self._describe_body()
 
     def _describe_body(self) -> None:
         """Set the one field that frames the body (RFC 9112 §6.2), as the body is, whatever was set by hand."""
@@ -669,8 +704,12 @@ class Response:
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the connection; reads the body first."""
+        try:
+            content = self.content
+        except StreamConsumedError:  # nobody kept it
+            content = b""
         return {
-            "content": self.content,
+            "content": content,
             "status_code": self.status_code,
             "headers": self.headers,
             "url": self.url,
@@ -915,13 +954,16 @@ class Response:
         """It came over a connection, and was not made by hand."""
         return self._reply is not None
 
-    def adopt(self, request: PreparedRequest, seconds: float, *, stream: bool) -> None:
-        """Take as this request's response what an adapter has made by hand; its body is read, unless streamed."""
+    def adopt(self, request: PreparedRequest, seconds: float) -> None:
+        """Take as this request's response what an adapter has made by hand."""
         self.request = self.request or request
         if self._elapsed is None:
             self._elapsed = seconds
-        if not stream:
-            self.content  # noqa: B018 - reads it
+
+    def settle(self) -> None:
+        """Read the body, if nobody has begun to."""
+        if self._content is None and not self._consumed:
+            self.load()
 
     def latency(self, asked: float) -> float | None:
         """Seconds to the end of the head, without the wait for a connection; `asked`: when that began."""
@@ -953,12 +995,23 @@ class Response:
         """Be done with a response that nobody will read; a short body is read, so that its connection can go on."""
         try:
             reply = self._reply
-            if reply is not None and not reply.ended and reply.head.length is not None and reply.head.length <= _SHORT:
-                self.content  # noqa: B018 - reads it
+            if reply is not None and not reply.ended and not self._consumed and (reply.head.length or 0) <= _SHORT:
+                pieces, size = [], 0
+                for piece in self._stream(_STREAM_PIECE):
+                    pieces.append(piece)
+                    size += len(piece)
+                    if size > _SHORT:
+                        return
+                self._content = b"".join(pieces)
         except RequestException:
             pass  # nobody asked for this body
         finally:
             self.close()
+
+    @property
+    def _host(self) -> str:
+        """For errors; a response that was made by hand may be nobody's."""
+        return "nowhere" if self.request is None else self.request.target.host
 
     def _check_readable(self, consumed: bool) -> None:
         if consumed:
@@ -981,9 +1034,9 @@ class Response:
                     break  # to be told by one more read costs as much as to decode a small body
         except _wire.Urllib3Error as error:
             self.close()
-            raise _wire.own_error(error, self.request.target.host) from error
+            raise _wire.own_error(error, self._host) from error
         if self._reply is not None:
-            _wire.check_decoded(self.raw, self.request.target.host)
+            _wire.check_decoded(self.raw, self._host)
         return content.getvalue()
 
     def _stream(self, chunk_size: int | None) -> Iterator[bytes]:
@@ -998,9 +1051,9 @@ class Response:
             self._spent = True
         except _wire.Urllib3Error as error:
             self.close()
-            raise _wire.own_error(error, self.request.target.host) from error
+            raise _wire.own_error(error, self._host) from error
         if self._reply is not None:
-            _wire.check_decoded(raw, self.request.target.host)
+            _wire.check_decoded(raw, self._host)
 
 
 def parse_links(value: str) -> list[dict[str, str]]:

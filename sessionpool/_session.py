@@ -36,7 +36,9 @@ from sessionpool._messages import (
     add_params,
     as_auth,
     as_hooks,
+    as_mapping,
     as_method,
+    ask_auth,
 )
 from sessionpool._netrc import find, read_netrc
 from sessionpool._proxies import ROTATED, Passage
@@ -44,8 +46,8 @@ from sessionpool._retry import Retries, RetryPolicy, as_policy
 from sessionpool._transport import Transport
 from sessionpool._urls import Target, as_url, join, parse_target
 from sessionpool._version import __version__
-from sessionpool.adapters import BaseAdapter, HTTPAdapter
-from sessionpool.auth import HTTPBasicAuth, HTTPProxyAuth
+from sessionpool.adapters import ADAPTERS_SEND, BaseAdapter, HTTPAdapter
+from sessionpool.auth import HTTPBasicAuth
 from sessionpool.cookies import CookieJar, as_jar
 from sessionpool.exceptions import (
     BodyTooLarge,
@@ -159,7 +161,7 @@ class Defaults:
             InvalidURL: `base_url` is not an absolute http or https URL.
             ValueError: `timeout` is not a `Timeout`, `retry` no policy, or `max_redirects` not a number of at least 0.
         """
-        merged = default_headers().merged(headers or {})
+        merged = default_headers().merged(as_mapping(headers, "headers"))
         merged.block()  # raises for what may not be sent, and is what the sessions share
         if base_url is not None and parse_target(base_url).is_opaque:
             raise InvalidURL(f"base_url must be an http or https URL; got {_wire.redacted(base_url)!r}")
@@ -173,7 +175,7 @@ class Defaults:
             params=dict(params or {}),
             auth=auth,
             cookies=None if cookies is None else as_jar(cookies),
-            proxies=dict(proxies or {}),
+            proxies=dict(as_mapping(proxies, "proxies")),
             verify=verify,
             cert=tuple(cert) if isinstance(cert, list) else cert,
             hooks=as_hooks(hooks),
@@ -197,52 +199,74 @@ class Call:
 
     Attributes:
         adapter: What is mounted for where the call is at, if it is to be asked how to send; else `None`.
+        asked: The time-outs as they were asked for, in the call or of the session; `None` if they were not.
+        retry: What the call says of retries.
         route: How that is reached.
         retries: The failures so far; `None` if there was none.
+        streams: The bodies that have not been read when they came; `None` if there was none.
     """
 
     # On the class, so that making one sets only what differs.
     adapter: BaseAdapter | None = None
     retries: Retries | None = None
     route: Route | None = None
+    streams: list[Reply] | None = None
 
     def __init__(
         self,
         session: Session,
+        asked: Any,
         timeout: Timeout,
         deadline: Deadline,
         stream: bool,
         verify: bool | str | ssl.SSLContext,
         cert: str | tuple[str, str] | None,
         proxies: Mapping[str, str] | None,
-        policy: RetryPolicy | None,
+        retry: Any,
     ) -> None:
         self.session = session
+        self.asked = asked
         self.timeout = timeout
         self.deadline = deadline
         self.stream = stream
         self.verify = verify
         self.cert = cert
         self.proxies = proxies
-        self.policy = policy
+        self.retry = retry
+        self.policy = session._retry if retry is UNSET else as_policy(retry)
 
     def settings(self) -> dict[str, Any]:
         """The keywords that hooks, and adapters, are called with."""
         return {
             "stream": self.stream,
-            "timeout": self.timeout,
+            "timeout": self.asked,
             "verify": self.verify,
             "cert": self.cert,
             "proxies": self.proxies or {},
         }
 
     def send(self, request: PreparedRequest, **settings: Any) -> Response:
-        """Send one more request within the call, by what is mounted for it; hooks and redirects are not its matter."""
+        """Send one more request within the call, as the last was sent; hooks and redirects are not its matter.
+
+        Raises:
+            LeaseStateError: The call's thread does not hold the session any more.
+        """
+        self.session.check_holder()
         return self.session.dispatch(request, self._with(**settings))
 
-    def exchange(self, request: PreparedRequest, **settings: Any) -> Response:
-        """Send one more request within the call, whatever is mounted."""
-        return self.session.exchange(request, self._with(**settings))
+    def exchange(self, request: PreparedRequest, adapter: BaseAdapter, **settings: Any) -> Response:
+        """Send one more request within the call, over a connection, as `adapter` says."""
+        self.session.check_holder()
+        call = self._with(**settings)
+        if adapter is not self.adapter:  # one that another, which is mounted, hands its requests on to
+            call.adapter = adapter
+            if call.retry is UNSET:
+                call.policy = adapter.policy(call.policy)
+        request.describe_body_again()  # the adapter may have changed it
+        try:
+            return self.session.exchange(request, call)
+        finally:
+            self.route, self.retries = call.route, call.retries
 
     def _with(
         self,
@@ -254,17 +278,20 @@ class Call:
         proxies: Mapping[str, str] | None = None,
     ) -> Call:
         """The same call with other settings, where they are given; one deadline holds for both."""
+        if self.streams is None:
+            self.streams = []
         call = Call(
             self.session,
+            self.asked if timeout is None else timeout,
             self.timeout if timeout is None else self.timeout.override(timeout),
             self.deadline,
             self.stream if stream is None else stream,
             self.verify if verify is None else verify,
             self.cert if cert is None else cert,
             self.proxies if proxies is None else proxies,
-            self.policy,
+            self.retry,
         )
-        call.adapter = self.adapter
+        call.policy, call.adapter, call.retries, call.streams = self.policy, self.adapter, self.retries, self.streams
         return call
 
 
@@ -367,6 +394,11 @@ class Session(Verbs):
         """Note what is overridden."""
         super().__init_subclass__(**kwargs)
         cls._own_methods = frozenset(name for name in _STEPS if getattr(cls, name) is not getattr(Session, name))
+        if cls.resolve_redirects is not Session.resolve_redirects:
+            raise TypeError(
+                f"{cls.__name__}.resolve_redirects would never be called by sessionpool: override get_redirect_target, "
+                "rebuild_method, rebuild_auth or should_strip_auth"
+            )
 
     def __init__(self, *, transport: Transport | None = None, defaults: Defaults | None = None) -> None:
         """A session of its own, over connections of its own; both arguments are the pool's."""
@@ -391,7 +423,8 @@ class Session(Verbs):
         self._auth = defaults.auth
         self._retry = defaults.retry
         self._adapters: dict[str, BaseAdapter] | None = None
-        self._followed: Call | None = None  # the call that `send`, as a subclass has it, sends a redirected request of
+        # A redirected request that `send`, as a subclass has it, is to send, and its call.
+        self._followed: tuple[PreparedRequest, Call] | None = None
         self._asked = 0.0  # when the latest attempt began
         self._ended = 0.0  # when it ended, for the metrics
         # The defaults' own, until somebody looks at them and may change them.
@@ -420,56 +453,57 @@ class Session(Verbs):
     @property
     def headers(self) -> CaseInsensitiveDict:
         """Sent with every request; a call's own headers go over them, `None` there takes one out."""
-        self._check_holder()
+        self.check_holder()
         if self._headers is self._defaults.headers:
             self._headers = self._defaults.headers.copy()
         return self._headers
 
     @headers.setter
     def headers(self, headers: Mapping[str, Any]) -> None:
-        self._check_holder()
-        self._headers = headers if isinstance(headers, CaseInsensitiveDict) else CaseInsensitiveDict(headers)
+        self.check_holder()
+        mapping = as_mapping(headers, "headers")
+        self._headers = mapping if isinstance(mapping, CaseInsensitiveDict) else CaseInsensitiveDict(mapping)
 
     @property
     def cookies(self) -> CookieJar:
         """This session's cookies: what its responses set, and what is put here by hand."""
-        self._check_holder()
+        self.check_holder()
         if self._cookies is None:
             self._cookies = CookieJar()
         return self._cookies
 
     @cookies.setter
     def cookies(self, cookies: Any) -> None:
-        self._check_holder()
+        self.check_holder()
         self._cookies = as_jar(cookies)
 
     @property
     def auth(self) -> Any:
         """Who asks: a pair of user and password, or a callable such as those of `sessionpool.auth`; `None`: nobody."""
-        self._check_holder()
+        self.check_holder()
         return self._auth
 
     @auth.setter
     def auth(self, auth: Any) -> None:
-        self._check_holder()
+        self.check_holder()
         as_auth(auth)  # raises for what is none
         self._auth = auth
 
     @property
     def retry(self) -> RetryPolicy | None:
         """Which failures are tried again; `None`: none. May be set to urllib3's `Retry` too, which is translated."""
-        self._check_holder()
+        self.check_holder()
         return self._retry
 
     @retry.setter
     def retry(self, retry: Any) -> None:
-        self._check_holder()
+        self.check_holder()
         self._retry = as_policy(retry)
 
     @property
     def adapters(self) -> dict[str, BaseAdapter]:
         """What is mounted, by the beginning of the URLs that it is for; the longest first."""
-        self._check_holder()
+        self.check_holder()
         if self._adapters is None:
             self._adapters = {"https://": HTTPAdapter(), "http://": HTTPAdapter()}
         return self._adapters
@@ -496,40 +530,40 @@ class Session(Verbs):
     @property
     def params(self) -> dict[str, Any]:
         """Added to the query of every request."""
-        self._check_holder()
+        self.check_holder()
         if self._params is self._defaults.params:
             self._params = dict(self._params)
         return cast(dict[str, Any], self._params)
 
     @params.setter
     def params(self, params: Any) -> None:
-        self._check_holder()
+        self.check_holder()
         self._params = dict(params or {})
 
     @property
     def proxies(self) -> dict[str, str]:
         """Proxies by scheme (`https`), scheme and host (`https://example.com`) or `all`."""
-        self._check_holder()
+        self.check_holder()
         if self._proxies is self._defaults.proxies:
             self._proxies = dict(self._proxies)
         return cast(dict[str, str], self._proxies)
 
     @proxies.setter
     def proxies(self, proxies: Mapping[str, str]) -> None:
-        self._check_holder()
-        self._proxies = dict(proxies or {})
+        self.check_holder()
+        self._proxies = dict(as_mapping(proxies, "proxies"))
 
     @property
     def hooks(self) -> dict[str, list[Any]]:
         """Functions called with every response: `{"response": [function]}`; one may return another response."""
-        self._check_holder()
+        self.check_holder()
         if self._hooks is self._defaults.hooks:
             self._hooks = {"response": list(self._hooks.get("response", ()))}
         return cast(dict[str, list[Any]], self._hooks)
 
     @hooks.setter
     def hooks(self, hooks: Hooks) -> None:
-        self._check_holder()
+        self.check_holder()
         self._hooks = as_hooks(hooks)
 
     @property
@@ -560,7 +594,7 @@ class Session(Verbs):
             self._tell_retired()
 
     def _record(self) -> Record:
-        self._check_holder()
+        self.check_holder()
         if self.health is None:
             self.health = Record(BY_HAND, self._transport.clock.now())
         return self.health
@@ -579,7 +613,7 @@ class Session(Verbs):
         hold = self.hold
         self._transport.watch.tell("retired", None if hold is None else hold.key, self.retired)
 
-    def _check_holder(self) -> None:
+    def check_holder(self) -> None:
         """Raise as a request would if the caller does not hold this session's lease."""
         if self.owner not in (ANYONE, get_ident()):
             self._claim(get_ident())
@@ -642,9 +676,12 @@ class Session(Verbs):
                 if meter is not None:
                     meter.raised(str(method).upper(), "", error, 0.0)
                 raise
-            if not self._own_methods:
+            if not self._own_methods and Session.send is _SESSIONS_SEND:
                 return self._send(prepared, stream, timeout, verify, cert, proxies, allow_redirects, retry)
-            settings = self.merge_environment_settings(prepared.url, proxies or {}, stream, verify, cert)
+            if "merge_environment_settings" in self._own_methods:
+                settings = self.merge_environment_settings(prepared.url, proxies or {}, stream, verify, cert)
+            else:  # the environment's proxy is chosen anew for each redirect, and is no wish of the call's
+                settings = self._merged(proxies, stream, verify, cert)
             if retry is not UNSET:
                 settings["retry"] = retry
             return self.send(prepared, timeout=timeout, allow_redirects=allow_redirects, **settings)
@@ -675,13 +712,13 @@ class Session(Verbs):
                 f"send takes a PreparedRequest with a URL; got {request!r}: prepare it with "
                 "session.prepare_request(Request(method, url))"
             )
-        if self._followed is not None:
-            followed, self._followed = self._followed, None
-            return self._hop(request, followed)
-        request.describe_body_again()  # it may have been changed since it was prepared
         caller = get_ident()
         claimed = self.owner != caller and self._claim(caller)
         try:
+            if self._followed is not None and self._followed[0] is request:
+                (_, call), self._followed = self._followed, None
+                return self._hop(request, call)
+            request.describe_body_again()  # it may have been changed since it was prepared
             return self._send(request, stream, timeout, verify, cert, proxies, allow_redirects, retry)
         finally:
             if claimed:
@@ -709,9 +746,8 @@ class Session(Verbs):
         began = 0.0 if meter is None else transport.clock.now()
         call: Call | None = None
         try:
-            if timeout is None:
-                timeout = self.timeout
-            timeout = self._defaults.timeout if timeout is None else self._defaults.timeout.override(timeout)
+            asked = self.timeout if timeout is None else timeout
+            timeout = self._defaults.timeout if asked is None else self._defaults.timeout.override(asked)
             deadline = NEVER
             if timeout.total is not None:
                 deadline = Deadline.after(timeout.total, transport.clock.now(), "Timeout.total")
@@ -719,18 +755,26 @@ class Session(Verbs):
                     deadline = self.deadline.earlier(deadline)
             call = Call(
                 self,
+                asked,
                 timeout,
                 deadline,
                 self.stream if stream is None else stream,
                 self.verify if verify is None else verify,
                 self.cert if cert is None else cert,
                 proxies,
-                self._retry if retry is UNSET else as_policy(retry),
+                retry,
             )
-            response = self._hop(request, call, retry)
+            # What nobody has put anything between goes straight.
+            is_plain = self._adapters is None and not self._own_methods and HTTPAdapter.send is ADAPTERS_SEND
+            response = self.exchange(request, call) if is_plain and not request._hooks else self._hop(request, call)
+            if call.retries is not None:
+                response.attempts = call.retries.attempts
             if response.status_code in REDIRECTS or "get_redirect_target" in self._own_methods:
-                response = self._land(request, response, call, retry, allow_redirects)
+                response = self._land(request, response, call, allow_redirects)
         except BaseException as error:
+            if call is not None and call.streams is not None:
+                for reply in call.streams:  # of what failed after it had come; whoever catches that cannot close it
+                    reply.close()
             if meter is not None:
                 host = "" if call is None or call.route is None else call.route.key
                 meter.raised(request.method, host, error, transport.clock.now() - began)
@@ -757,22 +801,23 @@ class Session(Verbs):
 
         With `yield_requests` the one request that it asks for, not sent.
         """
-        timeout = self.timeout if timeout is None else timeout
-        timeout = self._defaults.timeout if timeout is None else self._defaults.timeout.override(timeout)
+        asked = self.timeout if timeout is None else timeout
+        timeout = self._defaults.timeout if asked is None else self._defaults.timeout.override(asked)
         call = Call(
             self,
+            asked,
             timeout,
             Deadline.after(timeout.total, self._transport.clock.now(), "Timeout.total"),
             stream,
             self.verify if verify is None else verify,
             self.cert if cert is None else cert,
             proxies,
-            self._retry if retry is UNSET else as_policy(retry),
+            retry,
         )
         if yield_requests:
             yield self._follow(req, resp, call)
             return
-        responses = self._redirects(req, resp, call, retry)
+        responses = self._redirects(req, resp, call)
         while True:
             caller = get_ident()
             claimed = self.owner != caller and self._claim(caller)
@@ -787,7 +832,7 @@ class Session(Verbs):
 
     def __getstate__(self) -> dict[str, Any]:
         """What was set; neither connections nor a lease."""
-        self._check_holder()
+        self.check_holder()
         return {name: getattr(self, name) for name in _STATE} | getattr(self, "__dict__", {})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -836,11 +881,14 @@ class Session(Verbs):
     def close(self) -> None:
         """Close open streams, and the connections if they are this session's own; it can be used again afterwards."""
         self.close_streams()
-        for adapter in (self._adapters or {}).values():
-            adapter.close()
-        if self._owns_transport:
-            self._transport.close()
-            self._transport = Transport("session", self._transport.limits, self._transport.clock)
+        try:
+            with contextlib.ExitStack() as closings:  # one that fails keeps none of the others open
+                for adapter in (self._adapters or {}).values():
+                    closings.callback(adapter.close)
+        finally:
+            if self._owns_transport:
+                self._transport.close()
+                self._transport = Transport("session", self._transport.limits, self._transport.clock)
 
     def close_streams(self, *, collected: bool = False) -> None:
         """Close the bodies that were asked for as streams and not read to their end; `collected`: from a finalizer."""
@@ -899,19 +947,19 @@ class Session(Verbs):
         target = self._target(url, params)
         own = self._headers
         if headers:
-            prepared = PreparedRequest(method, target, own.merged(headers))
+            prepared = PreparedRequest(method, target, own.merged(as_mapping(headers, "headers")))
         else:
             prepared = PreparedRequest(method, target, own, own.block())
         if cookies or self._cookies:
             self._add_cookies(prepared, as_jar(cookies) if cookies else None)
-        if data is not None or files or json is not None or headers or method not in _BODILESS:
+        if data is not None or files or json is not None or headers or method not in _BODILESS or own.frames:
             prepared.set_body(data, files, json)
         if auth is None:
             auth = self._auth or target.auth
             if auth is None and self._defaults.netrc and self.trust_env and not prepared.has_field("authorization"):
                 auth = find(self._defaults.netrc, target.host)
         if auth is not None:
-            prepared = as_auth(auth)(prepared)  # type: ignore[misc]  # something was given
+            prepared = ask_auth(auth, prepared)
             prepared.describe_body_again()  # the handler may have changed it
         if hooks or self._hooks:  # after those of auth, so that a user's see what these have come to
             prepared.prepare_hooks(self._hooks)
@@ -934,9 +982,9 @@ class Session(Verbs):
     def _add_cookies(self, prepared: PreparedRequest, given: CookieJar | None) -> None:
         """Those of the session, and `given`, the call's own."""
         prepared.given_cookies = given
-        if prepared.has_field("cookie"):
-            return  # set by hand, as in requests
         target = prepared.target
+        if prepared.has_field("cookie") or target.is_opaque:
+            return  # set by hand, as in requests; or of no host that cookies could be for
         now = self._transport.clock.wall()
         line = self.cookies.header(target.host, target.path, target.is_secure, now, overlay=given)
         if line is not None:
@@ -948,7 +996,7 @@ class Session(Verbs):
         Raises:
             RequestException: A part of it may not be sent.
         """
-        self._check_holder()
+        self.check_holder()
         return self._prepare(
             request.method or "",
             request.url or "",
@@ -971,17 +1019,28 @@ class Session(Verbs):
         cert: str | tuple[str, str] | None,
     ) -> dict[str, Any]:
         """What a call to `url` uses: what it says, else what the session says, else the environment."""
-        self._check_holder()
+        self.check_holder()
         environment = self._defaults.environment_proxies if self.trust_env and self.passage is None else {}
         target = parse_target(url)
         proxy = _choose_proxy(target, proxies, self._proxies, environment)
-        merged = {**self._proxies, **(proxies or {})}
-        if proxy is not None and proxy not in merged.values():
-            merged[target.scheme] = proxy
+        merged = self._merged(proxies, stream, verify, cert)
+        if proxy is not None and proxy not in merged["proxies"].values():
+            merged["proxies"][target.scheme] = proxy
+        merged["verify"] = self._verify(merged["verify"])
+        return merged
+
+    def _merged(
+        self,
+        proxies: Mapping[str, str] | None,
+        stream: bool | None,
+        verify: bool | str | ssl.SSLContext | None,
+        cert: str | tuple[str, str] | None,
+    ) -> dict[str, Any]:
+        """What a call says, over what the session says."""
         return {
-            "proxies": merged,
+            "proxies": {**self._proxies, **(proxies or {})},
             "stream": self.stream if stream is None else stream,
-            "verify": self._verify(self.verify if verify is None else verify),
+            "verify": self.verify if verify is None else verify,
             "cert": self.cert if cert is None else cert,
         }
 
@@ -1010,12 +1069,7 @@ class Session(Verbs):
         wanted: tuple[Any, ...] = (prepared.target.origin, proxy, verify, cert, partition)
         if call.adapter is not None and proxy is not None and (fields := call.adapter.proxy_fields(proxy)):
             wanted = (*wanted, fields)
-        route = self._transport.routes.get(wanted) or self._transport.route(*wanted)
-        if route.is_forwarding and route.proxy is not None and route.proxy.auth:
-            HTTPProxyAuth(*_wire.userinfo(route.proxy.auth))(prepared)
-        if route.is_forwarding and route.proxy_fields:
-            prepared.headers.update(route.proxy_fields)
-        return route
+        return self._transport.routes.get(wanted) or self._transport.route(*wanted)
 
     def route_to(self, url: str) -> Route:
         """How this session reaches a URL's host.
@@ -1025,21 +1079,19 @@ class Session(Verbs):
         """
         prepared = PreparedRequest("GET", self._target(url, None), self._headers, self._headers.block())
         timeout = self._defaults.timeout
-        return self._route(prepared, Call(self, timeout, NEVER, False, self.verify, self.cert, None, self._retry))
+        return self._route(prepared, Call(self, None, timeout, NEVER, False, self.verify, self.cert, None, UNSET))
 
     # --- sending ---
 
-    def _hop(self, prepared: PreparedRequest, call: Call, retry: Any = UNSET) -> Response:
+    def _hop(self, prepared: PreparedRequest, call: Call) -> Response:
         """One request and its response, by what is mounted; hooks called, redirects not followed."""
-        if self._adapters is not None or self._own_methods:
+        if self._adapters is not None or self._own_methods or HTTPAdapter.send is not ADAPTERS_SEND:
             adapter = call.adapter = self.get_adapter(prepared.url)
-            if retry is UNSET and call.policy is not (policy := adapter.policy(self._retry)):
+            if call.retry is UNSET and call.policy is not (policy := adapter.policy(self._retry)):
                 call.policy, call.retries = policy, None
         response = self.exchange(prepared, call) if call.adapter is None else self.dispatch(prepared, call)
         if prepared._hooks:
             response = self._call_hooks(prepared, response, call)
-        if call.retries is not None:
-            response.attempts = call.retries.attempts
         return response
 
     def dispatch(self, prepared: PreparedRequest, call: Call) -> Response:
@@ -1049,18 +1101,24 @@ class Session(Verbs):
             return self.exchange(prepared, call)
         clock = self._transport.clock
         began = clock.now()
-        prepared.sender = call
+        before, prepared.sender = prepared.sender, call
         try:
             response = adapter.send(prepared, **call.settings())
         finally:
-            prepared.sender = None
+            prepared.sender = before
+        self._ended = clock.now()
         if not isinstance(response, Response):
             raise TypeError(f"{type(adapter).__name__}.send must return a sessionpool.Response; got {response!r}")
         if not response.is_received:
             # Nothing of ours has seen it: what it lacks is done here, as it is for those that came by a connection.
-            self._ended = clock.now()
-            response.adopt(prepared, self._ended - began, stream=call.stream)
-            self.cookies.update(response.cookies)
+            response.adopt(prepared, self._ended - began)
+            for cookie in response.cookies:
+                if cookie.domain:  # one of no host would go to every host
+                    self.cookies.set_cookie(cookie)
+        elif response.request is not prepared:
+            response.request.sender = None  # a copy's, that the adapter has sent instead
+        if not call.stream:
+            response.settle()
         return response
 
     def exchange(self, prepared: PreparedRequest, call: Call) -> Response:
@@ -1096,8 +1154,9 @@ class Session(Verbs):
     def _again(self, prepared: PreparedRequest, call: Call) -> Response:
         """One more attempt, through another proxy if the session's has been taken out meanwhile."""
         if self.passage is not None:
-            prepared.headers.pop("Proxy-Authorization", None)  # which is no other proxy's to see
-        return self._governed(prepared, self._route(prepared, call), call)
+            call.route = self._route(prepared, call)
+        assert call.route is not None
+        return self._governed(prepared, call.route, call)
 
     def _governed(self, prepared: PreparedRequest, route: Route, call: Call) -> Response:
         """One attempt, when the host lets it go; what became of it is told to the governor."""
@@ -1162,11 +1221,14 @@ class Session(Verbs):
                     if self._streams is None:
                         self._streams = weakref.WeakSet()
                     self._streams.add(reply)
+                    if call.streams is None:
+                        call.streams = []
+                    call.streams.append(reply)
                     reply.unbind()
             except BaseException:
+                reply.close()
                 if watch.meter is not None:
                     watch.meter.waited_in_vain(route.key, reply.permit.since - asked)
-                reply.close()
                 raise
         except Recalled:
             if has_entered or is_traced:
@@ -1199,17 +1261,25 @@ class Session(Verbs):
         return response
 
     def _call_hooks(self, prepared: PreparedRequest, response: Response, call: Call) -> Response:
-        first = response
-        first.connection = call
+        seen = [response]
         try:
             for hook in prepared.hooks.get("response", ()):
+                response.connection = call
                 replaced = hook(response, **call.settings())
-                response = response if replaced is None else replaced  # one that is not `ok` is false
+                if replaced is not None:  # one that is not `ok` is false
+                    if not isinstance(replaced, Response):
+                        raise TypeError(f"a hook returns a sessionpool.Response or None; {hook!r} gave {replaced!r}")
+                    response = replaced
+                    seen.append(response)
+                    if not call.stream:
+                        response.settle()
         except BaseException:
-            first.close()  # whoever catches that has no response to close
+            for each in seen:  # whoever catches that has no response to close
+                each.close()
             raise
         finally:
-            first.connection = None
+            for each in seen:
+                each.connection = None
         return response
 
     def _store_cookies(self, target: Target, lines: Iterable[str]) -> None:
@@ -1219,20 +1289,18 @@ class Session(Verbs):
 
     # --- redirects ---
 
-    def _land(
-        self, prepared: PreparedRequest, response: Response, call: Call, retry: Any, allow_redirects: bool
-    ) -> Response:
+    def _land(self, prepared: PreparedRequest, response: Response, call: Call, allow_redirects: bool) -> Response:
         """Where a redirect leads, in the end; itself, if nobody wants to go."""
         if not allow_redirects:
             if self.get_redirect_target(response) is not None:
                 with contextlib.suppress(RequestException):  # it may lead anywhere; nobody asked to go
                     response.next = self._follow(prepared, response, call)
             return response
-        for landed in self._redirects(prepared, response, call, retry):
+        for landed in self._redirects(prepared, response, call):
             response = landed
         return response
 
-    def _redirects(self, prepared: PreparedRequest, response: Response, call: Call, retry: Any) -> Iterator[Response]:
+    def _redirects(self, prepared: PreparedRequest, response: Response, call: Call) -> Iterator[Response]:
         """The responses that a redirect leads to, one by one, each with those before it as its history."""
         history: list[Response] = []
         while self.get_redirect_target(response) is not None:
@@ -1241,17 +1309,19 @@ class Session(Verbs):
             prepared = following
             try:
                 if "send" in self._own_methods:
-                    self._followed = call
+                    self._followed = (prepared, call)
                     try:
                         response = self.send(prepared, allow_redirects=False, **call.settings())
                     finally:
                         self._followed = None
                 else:
-                    response = self._hop(prepared, call, retry)
+                    response = self._hop(prepared, call)
             except RequestException as error:
                 error.history = tuple(history)
                 raise
             response.history = history[:]
+            if call.retries is not None:
+                response.attempts = call.retries.attempts
             yield response
 
     def get_redirect_target(self, resp: Response) -> str | None:
@@ -1275,12 +1345,8 @@ class Session(Verbs):
 
     def rebuild_auth(self, prepared_request: PreparedRequest, response: Response) -> None:
         """Take out of a redirected request what proves who asks, if it leads elsewhere (RFC 9110 §15.4)."""
-        headers = prepared_request.headers
         if self.should_strip_auth(response.request.url, prepared_request.url):
-            # What the user meant for one origin is not another's to see.
-            for name in SECRET_FIELDS:
-                headers.pop(name, None)
-            prepared_request.given_cookies = None
+            _strip(prepared_request)
             # Only who is named: what is meant for any other host is not for those that a server chooses.
             named = self._defaults.netrc.get(prepared_request.target.host) if self.trust_env else None
             if named is not None:
@@ -1329,9 +1395,11 @@ class Session(Verbs):
             UnrewindableBodyError: It asks for the body again, which cannot be had.
         """
         old = prepared.target
+        # Whose answer it is: a hook, or an adapter, may have brought that of another place.
+        asked = old if response.request is None else response.request.target
         try:
-            new = parse_target(_absolute(self.get_redirect_target(response) or "", old))
-            if new.is_opaque and not old.is_opaque:
+            new = parse_target(_absolute(self.get_redirect_target(response) or "", asked))
+            if new.is_opaque and new.scheme != asked.scheme:
                 # What is mounted for files or the like is there for the user to ask, not for a server to point at.
                 raise InvalidSchema(f"its scheme {new.scheme!r} is neither http nor https")
         except (InvalidURL, InvalidSchema) as error:
@@ -1353,10 +1421,10 @@ class Session(Verbs):
             following.drop_body()
         for name in ("Cookie", "Host"):
             following.headers.pop(name, None)
-        for name, _ in () if call.route is None else call.route.proxy_fields:
-            following.headers.pop(name, None)
         call.proxies = self.rebuild_proxies(following, call.proxies)
         self.rebuild_auth(following, response)
+        if asked.origin != old.origin and self.should_strip_auth(old.url, new.url):
+            _strip(following)  # the header is that of the request to `old`
         if following.given_cookies or self._cookies:
             self._add_cookies(following, following.given_cookies)
         return following
@@ -1371,6 +1439,13 @@ def _absolute(location: str, old: Target) -> str:
     if "#" not in absolute and "#" in old.url:
         absolute += old.url[old.url.index("#") :]  # RFC 9110 §10.2.2
     return absolute
+
+
+def _strip(request: PreparedRequest) -> None:
+    """Take out what the user meant for one origin, which is not another's to see."""
+    for name in SECRET_FIELDS:
+        request.headers.pop(name, None)
+    request.given_cookies = None
 
 
 def _redirected_method(method: str, status: int) -> str:
@@ -1428,3 +1503,7 @@ def _bypasses(host: str, port: int, environment: Mapping[str, str]) -> bool:
         except ValueError:
             continue
     return False
+
+
+# As they are written here: somebody may put others in their place, to test, and is not to be passed by.
+_SESSIONS_SEND: Final = Session.send

@@ -35,7 +35,7 @@ from sessionpool._log import Log
 from sessionpool._observer import Observer, Tracer, Watch
 from sessionpool._sleep import Sleepers
 from sessionpool._stop import Stopped
-from sessionpool._wire import Head, Url, split_url
+from sessionpool._wire import Head, Url, basic_credentials, may_be_basic, split_url, userinfo
 from sessionpool.exceptions import (
     Cancelled,
     ConnectionBroken,
@@ -64,7 +64,7 @@ class Payload(Protocol):
     body: Any
     body_length: int | None
 
-    def head(self, *, absolute: bool) -> bytes: ...
+    def head(self, *, absolute: bool, credentials: bytes = b"", fields: bytes = b"") -> bytes: ...
     def open_body(self) -> bytes | Iterable[bytes] | None: ...
     @property
     def is_replayable(self) -> bool: ...
@@ -194,7 +194,11 @@ class Transport:
             if self.stopped:  # after becoming visible; see `_stop`
                 self._refuse(f"before {route.key} was asked")
             while True:
-                head_bytes = payload.head(absolute=route.is_forwarding)
+                if route.is_forwarding:
+                    credentials, fields = route.forwarded
+                    head_bytes = payload.head(absolute=True, credentials=credentials, fields=fields)
+                else:
+                    head_bytes = payload.head(absolute=False)
                 body = payload.body if payload.body is None else payload.open_body()
                 try:
                     sent = connection.send(head_bytes, body, payload.body_length, timeout.read, deadline)
@@ -481,8 +485,17 @@ def _make_route(
     if url.scheme in _socks.SCHEMES:
         _socks.check(url)
     key = f"{key} via {url.scheme}://{url.host}:{url.port or PROXY_PORTS[url.scheme]}"
+    credentials = b""
+    if url.auth and url.scheme not in _socks.SCHEMES:
+        user, password = userinfo(url.auth)
+        if not may_be_basic(user, password):
+            raise InvalidProxyURL(
+                f"no way to {key}: the proxy's URL has a user with a colon, or a control character in user or password"
+            )
+        credentials = b"Proxy-Authorization: %b\r\n" % basic_credentials(user, password).encode("ascii")
+    fields = b"".join(b"%b: %b\r\n" % (name.encode("latin-1"), text.encode("latin-1")) for name, text in proxy_fields)
     identity = (url.auth, verify, files, partition, proxy_fields)
-    return Route(key, identity, scheme, host, port, url, verify, files, partition, proxy_fields)
+    return Route(key, identity, scheme, host, port, url, verify, files, partition, proxy_fields, (credentials, fields))
 
 
 def _split_proxy(proxy: str) -> Url:

@@ -57,7 +57,7 @@ class Target:
         is_secure: https.
     """
 
-    url: str
+    url: str = attrs.field(repr=False)
     scheme: str
     host: str
     port: int
@@ -66,7 +66,7 @@ class Target:
     host_field: bytes
     origin: tuple[str, str, int]
     start: bytes
-    auth: tuple[str, str] | None
+    auth: tuple[str, str] | None = attrs.field(repr=False)
     is_secure: bool
 
     @property
@@ -121,6 +121,9 @@ def _parse_target(url: str) -> Target:
     query = "" if query is None else f"?{_escaped(query)}"
     fragment = "" if fragment is None else f"#{_escaped(fragment)}"
     userinfo = userinfo and _escaped(userinfo).replace("@", "%40") + "@"
+    auth = _wire.userinfo(userinfo[:-1]) if userinfo not in ("", ":@") else None
+    if auth is not None and not _wire.may_be_basic(*auth):
+        raise _invalid(url, "has a user with a colon, or a control character in user or password (RFC 7617 §2)")
     request_target = (path + query).encode("ascii")
     host_field = named.encode("ascii")
     return Target(
@@ -133,7 +136,7 @@ def _parse_target(url: str) -> Target:
         host_field=host_field,
         origin=(scheme, host, port),
         start=b" %b HTTP/1.1\r\nHost: %b\r\n" % (request_target, host_field),
-        auth=_wire.userinfo(userinfo[:-1]) if userinfo not in ("", ":@") else None,
+        auth=auth,
         is_secure=scheme == "https",
     )
 
@@ -209,11 +212,12 @@ def _opaque(url: str, scheme: str | None, authority: str | None) -> Target:
         raise MissingSchema(f"URL {shown!r} has no scheme{hint}")
     if scheme.startswith("http"):  # requests' rule, which adapters for http+unix and the like count on
         url = quote(url, _RESERVED, errors="surrogatepass")
-    _, _, path, query, _ = _split(url)
+    _, authority, path, query, _ = _split(url)
     path = path or "/"
     wanted = path if query is None else f"{path}?{query}"
     request_target = quote(wanted, _RESERVED, errors="surrogatepass").encode("ascii")
-    return Target(url, scheme, "", 0, path, request_target, b"", (scheme, "", 0), b"", None, is_secure=False)
+    origin = (scheme, (authority or "").rpartition("@")[2].lower(), 0)  # whatever its host and port may be called
+    return Target(url, scheme, "", 0, path, request_target, b"", origin, b"", None, is_secure=False)
 
 
 def _name(url: str, host: str) -> str:

@@ -73,6 +73,7 @@ _BLANKS: Final = " \t"
 _LOCATION = re.compile(r"\nlocation[ \t]*:[ \t]*([^\r\n]*)", re.IGNORECASE)
 _SET_COOKIE = re.compile(r"\nset-cookie[ \t]*:[ \t]*([^\r\n]*)", re.IGNORECASE)
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
 _LINE_END = re.compile(r"[\r\n\0]")
 _HEAD_END = re.compile(rb"\n\r?\n")
 _OBS_FOLD = re.compile(r"\r?\n[ \t]+")
@@ -490,6 +491,11 @@ def basic_credentials(username: str | bytes, password: str | bytes) -> str:
         if not isinstance(given, (str, bytes)):
             raise ValueError(f"basic auth needs a {what} that is str or bytes; got {type(given).__name__}")
     return "Basic " + base64.b64encode(_octets(username) + b":" + _octets(password)).decode("ascii")
+
+
+def may_be_basic(username: str, password: str) -> bool:
+    """Whether Basic authentication can say them: no control characters, and no colon in the user (RFC 7617 §2)."""
+    return ":" not in username and not _CONTROLS.search(username) and not _CONTROLS.search(password)
 
 
 def userinfo(authority: str) -> tuple[str, str]:

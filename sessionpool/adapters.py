@@ -105,10 +105,23 @@ class HTTPAdapter(BaseAdapter):
                 "max_retries must be a whole number of at least 0, a sessionpool.RetryPolicy, urllib3's Retry or None; "
                 f"got {max_retries!r}"
             ) from None
+        self._sizes = (pool_connections, pool_maxsize, pool_block)
+        self._begin()
+
+    def _begin(self) -> None:
         self._context: ssl.SSLContext | None = None
         self._versions: dict[str, Any] = {}
         self._contexts: dict[object, ssl.SSLContext] = {}
-        self.init_poolmanager(pool_connections, pool_maxsize, block=pool_block)
+        connections, maxsize, block = self._sizes
+        self.init_poolmanager(connections, maxsize, block=block)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but TLS contexts, which `init_poolmanager` makes anew."""
+        return {name: each for name, each in vars(self).items() if name not in ("_context", "_contexts", "_versions")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._begin()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Refuse to override what nobody would call."""
@@ -134,7 +147,7 @@ class HTTPAdapter(BaseAdapter):
             raise ValueError("an HTTPAdapter sends for the session that it is mounted on: call session.send(request)")
         self.add_headers(request, stream=stream, timeout=timeout, verify=verify, cert=cert, proxies=proxies)
         response: Response = request.sender.exchange(
-            request, stream=stream, timeout=timeout, verify=verify, cert=cert, proxies=proxies
+            request, self, stream=stream, timeout=timeout, verify=verify, cert=cert, proxies=proxies
         )
         return response
 
@@ -163,7 +176,11 @@ class HTTPAdapter(BaseAdapter):
             ValueError: There is something else.
         """
         versions = {name: value for name, value in kwargs.items() if value is not None}
-        if ssl_context is None and versions:
+        if ssl_context is not None and versions:
+            raise ValueError(
+                f"beside an ssl_context there is no use for {', '.join(sorted(versions))}: set it up there"
+            )
+        if versions:
             self._contexts[True, None] = tls_context(True, None, **versions)  # raises for what cannot be kept
         self._context, self._versions = ssl_context, versions
 
@@ -180,7 +197,7 @@ class HTTPAdapter(BaseAdapter):
     def is_plain(self) -> bool:
         """Whether the session need not ask it to send."""
         own = type(self)
-        return own.send is HTTPAdapter.send and own.add_headers is HTTPAdapter.add_headers
+        return own.send is ADAPTERS_SEND and own.add_headers is _ADD_HEADERS
 
     def policy(self, otherwise: RetryPolicy | None) -> RetryPolicy | None:
         """What is tried again: by this adapter, `otherwise` if it says nothing."""
@@ -218,3 +235,8 @@ class HTTPAdapter(BaseAdapter):
             made = tls_context(trusted, certificate, **self._versions)
             context = self._contexts.setdefault((trusted, certificate), made)  # atomic, with and without a GIL
         return context, None
+
+
+# As they are written here: somebody may put others in their place, to test, and is not to be passed by.
+ADAPTERS_SEND: Final = HTTPAdapter.send
+_ADD_HEADERS: Final = HTTPAdapter.add_headers

@@ -60,7 +60,7 @@ def _check_no_colon(_: Any, attribute: attrs.Attribute[Any], value: str | bytes)
         )
 
 
-@attrs.frozen
+@attrs.define(slots=False, unsafe_hash=True, on_setattr=attrs.setters.frozen)
 class HTTPBasicAuth(AuthBase):
     """User name and password (RFC 7617), as Latin-1 where that can be, else as UTF-8; bytes as they are. Immutable.
 
@@ -77,7 +77,7 @@ class HTTPBasicAuth(AuthBase):
         return r
 
 
-@attrs.frozen
+@attrs.define(slots=False, unsafe_hash=True, on_setattr=attrs.setters.frozen)
 class HTTPProxyAuth(HTTPBasicAuth):
     """User name and password for a proxy that forwards plain http. Immutable."""
 
@@ -93,7 +93,7 @@ def _check_token(_: Any, __: Any, value: Any) -> None:
         raise ValueError("token must be a str of visible ASCII characters, at least one and no space among them")
 
 
-@attrs.frozen
+@attrs.define(slots=False, unsafe_hash=True, on_setattr=attrs.setters.frozen)
 class HTTPBearerAuth(AuthBase):
     """A token (RFC 6750 §2.1). Immutable.
 
@@ -114,7 +114,7 @@ def _is_for(asked: Origin, server: Origin) -> bool:
     return asked == server or (asked[1] == server[1] and (asked[::2], server[::2]) == (("http", 80), ("https", 443)))
 
 
-@attrs.frozen
+@attrs.define(slots=False, unsafe_hash=True, on_setattr=attrs.setters.frozen)
 class HTTPDigestAuth(AuthBase):
     """User name and password, of which the server sees only a hash (RFC 7616). Thread-safe; for any number of sessions.
 
@@ -233,7 +233,7 @@ class HTTPDigestAuth(AuthBase):
                 memory.keep(server, attrs.evolve(key, nonce=following))
 
 
-@attrs.frozen
+@attrs.define(slots=False, unsafe_hash=True, on_setattr=attrs.setters.frozen)
 class HTTPProxyDigestAuth(HTTPDigestAuth):
     """The same for a proxy that forwards plain http: answers its 407. Thread-safe; for any number of sessions.
 

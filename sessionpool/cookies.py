@@ -890,7 +890,7 @@ class CookieJar:
                 file.writelines(_to_netscape(cookie) for cookie in self if "\t" not in cookie.name + cookie.path)
             Path(draft).replace(place)
         except BaseException:
-            Path(draft).unlink()
+            Path(draft).unlink(missing_ok=True)
             raise
 
 

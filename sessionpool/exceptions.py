@@ -52,6 +52,7 @@ class RequestException(IOError):
         self.response = response
         self.request = request if request is not None else getattr(response, "request", None)
         super().__init__(*args)
+        self.args = args  # OSError takes them only in its `__new__`, where there is one
 
 
 class Timeout(RequestException):
@@ -84,7 +85,7 @@ class Timeout(RequestException):
         """An error, or settings; see above."""
         if cls is Timeout and kwargs and not kwargs.keys() & {"request", "response"}:
             return TimeoutSettings(*args, **kwargs)
-        return super().__new__(cls, *args)
+        return super().__new__(cls)
 
 
 # --- the pool and its leases: nothing was sent ---

@@ -532,8 +532,8 @@ MUTANTS: Final = (
     Mutant(
         "a wrong digest password ends with the 401",
         "_session.py",
-        "                response = response if replaced is None else replaced",
-        "                response = replaced or response",
+        "                if replaced is not None:  # one",
+        "                if replaced:  # one",
         ("tests/with_server/test_auth.py",),
     ),
     Mutant(
@@ -663,11 +663,11 @@ MUTANTS: Final = (
         ("tests/ext/test_requests.py",),
     ),
     Mutant(
-        "one deadline over a chain that a subclass sends",
+        "a redirect that a subclass sends is the call's",
         "_session.py",
-        "return self._hop(request, followed)",
-        "pass",
-        ("tests/with_server/test_adapters.py",),
+        "self._followed[0] is request",
+        "self._followed[0] is None",
+        ("tests/with_server/test_seams.py",),
     ),
     Mutant(
         "a hook's request is within the call's deadline",

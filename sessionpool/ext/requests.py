@@ -106,7 +106,11 @@ class PooledAdapter(BaseAdapter):
             response = self._ask(request, stream, timeout, verify, cert, proxies)
         except exceptions.RequestException as error:
             raise _theirs(error)(error, request=request) from error
-        return self._build(request, response, stream)
+        try:
+            return self._build(request, response, stream)
+        except BaseException:
+            response.close()
+            raise
 
     def close(self) -> None:
         """Nothing, for the pool is others' too."""
@@ -137,10 +141,10 @@ class PooledAdapter(BaseAdapter):
                 allow_redirects=False,
                 retry=self._retry,
             )
+            response.hold(lease)
         except BaseException:
             lease.release()
             raise
-        response.hold(lease)
         return response
 
     def _build(self, request: requests.PreparedRequest, response: Response, stream: bool) -> requests.Response:
@@ -159,7 +163,10 @@ class PooledAdapter(BaseAdapter):
         theirs.connection = self  # type: ignore[assignment]  # any adapter will do there
         extract_cookies_to_jar(theirs.cookies, request, raw)
         if not stream:
-            theirs._content = response.content
+            try:
+                theirs._content = response.content
+            except exceptions.StreamConsumedError:  # of a redirect whose body is broken: nobody reads such a one
+                theirs._content = b""
             theirs._content_consumed = True
         return theirs
 

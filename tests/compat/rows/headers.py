@@ -90,7 +90,12 @@ ROWS = [
     ),
     Row("headers/none-at-all", lambda r, s: r.get(s.url + "/a", headers=None)),
     Row("headers/empty-mapping", lambda r, s: r.get(s.url + "/a", headers={})),
-    Row("headers/pairs", lambda r, s: r.get(s.url + "/a", headers=[("X-A", "1")])),
+    Row(
+        "headers/pairs",
+        lambda r, s: r.get(s.url + "/a", headers=[("X-A", "1")]),
+        "wrong-types",
+        raises="TypeError",
+    ),
     Row(
         "headers/case-insensitive-mapping",
         lambda r, s: r.get(s.url + "/a", headers=r.structures.CaseInsensitiveDict({"X-A": "1"})),

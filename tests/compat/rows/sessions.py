@@ -68,7 +68,12 @@ ROWS = [
     Row("auth/callable-changes-body", lambda r, s: r.post(s.url + "/a", data="x", auth=_rewritten)),
     Row("auth/callable-makes-a-body", lambda r, s: r.post(s.url + "/a", auth=_rewritten)),
     Row("auth/callable-sees", lambda r, s: _seen_by_auth(r, s)),
-    Row("auth/callable-returns-none", lambda r, s: r.get(s.url + "/a", auth=lambda request: None)),
+    Row(
+        "auth/callable-returns-none",
+        lambda r, s: r.get(s.url + "/a", auth=lambda request: None),
+        "wrong-types",
+        raises="TypeError",
+    ),
     Row("auth/callable-raises", lambda r, s: r.get(s.url + "/a", auth=_refusing)),
     Row("auth/base-class", lambda r, s: r.get(s.url + "/a", auth=_handler(r)())),
     Row("auth/base-class-unfinished", lambda r, s: r.get(s.url + "/a", auth=r.auth.AuthBase())),
