@@ -340,14 +340,19 @@ class PreparedRequest(_Hooked):
         sender: The session's call that this is sent by, while an adapter of a user's has it; see `HTTPAdapter.send`.
     """
 
-    # On the class, so that making one sets only what differs.
-    target: Target = None  # type: ignore[assignment]  # as in requests, until it is prepared
-    method: str = None  # type: ignore[assignment]
-    body: Any = None
-    body_length: int | None = None
-    given_cookies: CookieJar | None = None
-    sender: Any = None
-    _stream: _bodies.Stream | None = None
+    __slots__ = (
+        "_block",
+        "_headers",
+        "_hooks",
+        "_names",
+        "_stream",
+        "body",
+        "body_length",
+        "given_cookies",
+        "method",
+        "sender",
+        "target",
+    )
 
     def __init__(
         self,
@@ -358,8 +363,13 @@ class PreparedRequest(_Hooked):
         hooks: dict[str, list[Any]] | None = None,
     ) -> None:
         """`block`: what is sent for `headers`, if these belong to others and are not to be changed."""
-        self.method = method  # type: ignore[assignment]  # see above
-        self.target = target  # type: ignore[assignment]
+        self.method: str = method  # type: ignore[assignment]  # `None` as in requests, until it is prepared
+        self.target: Target = target  # type: ignore[assignment]
+        self.body: Any = None
+        self.body_length: int | None = None
+        self.given_cookies: CookieJar | None = None
+        self.sender: Any = None
+        self._stream: _bodies.Stream | None = None
         self._hooks = hooks
         if headers is None:
             headers = CaseInsensitiveDict()

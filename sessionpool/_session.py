@@ -206,11 +206,22 @@ class Call:
         streams: The bodies that have not been read when they came; `None` if there was none.
     """
 
-    # On the class, so that making one sets only what differs.
-    adapter: BaseAdapter | None = None
-    retries: Retries | None = None
-    route: Route | None = None
-    streams: list[Reply] | None = None
+    __slots__ = (
+        "adapter",
+        "asked",
+        "cert",
+        "deadline",
+        "policy",
+        "proxies",
+        "retries",
+        "retry",
+        "route",
+        "session",
+        "stream",
+        "streams",
+        "timeout",
+        "verify",
+    )
 
     def __init__(
         self,
@@ -234,6 +245,10 @@ class Call:
         self.proxies = proxies
         self.retry = retry
         self.policy = session._retry if retry is UNSET else as_policy(retry)
+        self.adapter: BaseAdapter | None = None
+        self.retries: Retries | None = None
+        self.route: Route | None = None
+        self.streams: list[Reply] | None = None
 
     def settings(self) -> dict[str, Any]:
         """The keywords that hooks, and adapters, are called with."""
@@ -367,6 +382,7 @@ class Session(Verbs):
         "_followed",
         "_headers",
         "_hooks",
+        "_own_methods",
         "_owns_transport",
         "_params",
         "_proxies",
@@ -388,12 +404,12 @@ class Session(Verbs):
     )
 
     # What a subclass has of its own among the methods that a call goes through: then it goes through them.
-    _own_methods: frozenset[str] = frozenset()
+    _overridden: frozenset[str] = frozenset()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Note what is overridden."""
         super().__init_subclass__(**kwargs)
-        cls._own_methods = frozenset(name for name in _STEPS if getattr(cls, name) is not getattr(Session, name))
+        cls._overridden = frozenset(name for name in _STEPS if getattr(cls, name) is not getattr(Session, name))
         if cls.resolve_redirects is not Session.resolve_redirects:
             raise TypeError(
                 f"{cls.__name__}.resolve_redirects would never be called by sessionpool: override get_redirect_target, "
@@ -423,6 +439,7 @@ class Session(Verbs):
         self._auth = defaults.auth
         self._retry = defaults.retry
         self._adapters: dict[str, BaseAdapter] | None = None
+        self._own_methods = self._overridden  # here it is found quicker
         # A redirected request that `send`, as a subclass has it, is to send, and its call.
         self._followed: tuple[PreparedRequest, Call] | None = None
         self._asked = 0.0  # when the latest attempt began
@@ -666,7 +683,7 @@ class Session(Verbs):
         claimed = self.owner != caller and self._claim(caller)
         try:
             try:
-                if "prepare_request" in self._own_methods:
+                if self._own_methods and "prepare_request" in self._own_methods:
                     wanted = Request(method, url, headers, files, data, params, auth, cookies, hooks, json)
                     prepared = self.prepare_request(wanted)
                 else:
@@ -769,7 +786,7 @@ class Session(Verbs):
             response = self.exchange(request, call) if is_plain and not request._hooks else self._hop(request, call)
             if call.retries is not None:
                 response.attempts = call.retries.attempts
-            if response.status_code in REDIRECTS or "get_redirect_target" in self._own_methods:
+            if response.status_code in REDIRECTS or (not is_plain and "get_redirect_target" in self._own_methods):
                 response = self._land(request, response, call, allow_redirects)
         except BaseException as error:
             if call is not None and call.streams is not None:

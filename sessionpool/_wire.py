@@ -181,7 +181,8 @@ def parse_head(data: bytes, method: str, host: str) -> Head:
     if "\0" in raw or raw.count("\r") != raw.count("\r\n"):
         # RFC 9110 §5.5 and RFC 9112 §2.2: what one parser reads as a line end another does not.
         raise InvalidResponse(f"{host} sent a bare CR or a NUL in its header; the connection is not used further")
-    if raw.count("\n") > MAX_FIELDS + 2:  # the ends of the status line and of the empty line are in it
+    # The ends of the status line and of the empty line are in it. A short head need not be looked through.
+    if len(raw) > MAX_FIELDS and raw.count("\n") > MAX_FIELDS + 2:
         raise InvalidResponse(f"{host} sent a header of more than {MAX_FIELDS} fields")
 
     head = Head()
