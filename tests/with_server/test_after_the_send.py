@@ -85,7 +85,7 @@ def test_a_hook_that_raises_leaves_no_stream_open(server: EchoServer, pool: Sess
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("rest", [b"\0" * 8, b"rubbish", gzip.compress(b" again")[:9]])
+@pytest.mark.parametrize("rest", [b"\0" * 8, b"rubbish"])
 def test_what_follows_a_whole_gzip_member_is_passed_over(
     rest: bytes, stream: bool, server: EchoServer, pool: SessionPool
 ) -> None:
