@@ -1621,6 +1621,7 @@ def test_map_raises_the_first_error_with_its_item(pool: SessionPool, ordered: bo
     assert caught.value.item == 3  # type: ignore[attr-defined]
     assert list(results) == []
     assert max(begun) <= 3 + 2
+    eventually(lambda: pool.stats().sessions == 0)  # what was in the worker's hands is finished in the background
     nothing_is_leased(pool)
 
 
