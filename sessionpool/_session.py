@@ -44,7 +44,7 @@ from sessionpool._netrc import find, read_netrc
 from sessionpool._proxies import ROTATED, Passage
 from sessionpool._retry import Retries, RetryPolicy, as_policy
 from sessionpool._transport import Transport
-from sessionpool._urls import Target, as_url, join, parse_target
+from sessionpool._urls import Target, as_url, is_same_place, join, parse_target
 from sessionpool._version import __version__
 from sessionpool.adapters import ADAPTERS_SEND, BaseAdapter, HTTPAdapter
 from sessionpool.auth import HTTPBasicAuth
@@ -1354,7 +1354,7 @@ class Session(Verbs):
 
     def should_strip_auth(self, old_url: str, new_url: str) -> bool:
         """Whether what proves who asks at one URL is none of the other's business."""
-        return not _is_same_place(parse_target(old_url), parse_target(new_url))
+        return not is_same_place(parse_target(old_url).origin, parse_target(new_url).origin)
 
     def rebuild_method(self, prepared_request: PreparedRequest, response: Response) -> None:
         """Give a redirected request the method that the redirect leaves it."""
@@ -1472,13 +1472,6 @@ def _redirected_method(method: str, status: int) -> str:
     if status == codes.moved and method == "POST":
         return "GET"
     return method
-
-
-def _is_same_place(old: Target, new: Target) -> bool:
-    """The same origin, or from http to https of the same host at their usual ports, which everybody sees as one."""
-    if old.origin == new.origin:
-        return True
-    return old.host == new.host and (old.scheme, old.port, new.scheme, new.port) == ("http", 80, "https", 443)
 
 
 def _choose_proxy(

@@ -75,6 +75,11 @@ class Target:
         return not self.start
 
 
+def is_same_place(old: tuple[str, str, int], new: tuple[str, str, int]) -> bool:
+    """The same origin, or from http to https of the same host at their usual ports, which everybody sees as one."""
+    return old == new or (old[1] == new[1] and (old[::2], new[::2]) == (("http", 80), ("https", 443)))
+
+
 def parse_target(url: str) -> Target:
     """Take a URL apart; those without a user's part, and of ordinary length, are remembered.
 

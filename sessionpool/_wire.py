@@ -73,7 +73,7 @@ _BLANKS: Final = " \t"
 _LOCATION = re.compile(r"\nlocation[ \t]*:[ \t]*([^\r\n]*)", re.IGNORECASE)
 _SET_COOKIE = re.compile(r"\nset-cookie[ \t]*:[ \t]*([^\r\n]*)", re.IGNORECASE)
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
+CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
 _LINE_END = re.compile(r"[\r\n\0]")
 _HEAD_END = re.compile(rb"\n\r?\n")
 _OBS_FOLD = re.compile(r"\r?\n[ \t]+")
@@ -496,7 +496,7 @@ def basic_credentials(username: str | bytes, password: str | bytes) -> str:
 
 def may_be_basic(username: str, password: str) -> bool:
     """Whether Basic authentication can say them: no control characters, and no colon in the user (RFC 7617 §2)."""
-    return ":" not in username and not _CONTROLS.search(username) and not _CONTROLS.search(password)
+    return ":" not in username and not CONTROLS.search(username) and not CONTROLS.search(password)
 
 
 def userinfo(authority: str) -> tuple[str, str]:

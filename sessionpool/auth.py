@@ -12,7 +12,8 @@ import attrs
 
 from sessionpool._clock import SYSTEM_CLOCK
 from sessionpool._digest import Key, Memory, choose, parse_challenges, parse_params
-from sessionpool._wire import basic_credentials, redacted
+from sessionpool._urls import is_same_place
+from sessionpool._wire import CONTROLS, basic_credentials, redacted
 from sessionpool.exceptions import UnrewindableBodyError
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ __all__ = [
 Origin = tuple[str, str, int]  # scheme, host, port
 
 _ROUNDS: Final = 2  # challenges that one request answers: one, and another if its nonce was too old
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _VISIBLE: Final = re.compile(r"[!-~]+")
 
 
@@ -49,7 +49,7 @@ def _check_text(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
     """A user or a password: RFC 7617 §2 forbids control characters, and there is no name with one in other schemes."""
     if not isinstance(value, (str, bytes)):
         raise ValueError(f"{attribute.name} must be str or bytes; got {type(value).__name__}")
-    if _CONTROL.search(value if isinstance(value, str) else value.decode("latin-1")):
+    if CONTROLS.search(value if isinstance(value, str) else value.decode("latin-1")):
         raise ValueError(f"{attribute.name} holds a control character, which no {attribute.name} may (RFC 7617 §2)")
 
 
@@ -109,11 +109,6 @@ class HTTPBearerAuth(AuthBase):
         return r
 
 
-def _is_for(asked: Origin, server: Origin) -> bool:
-    """Whether what was meant for `asked` may be proved to `server`: the same, or the same host gone over to https."""
-    return asked == server or (asked[1] == server[1] and (asked[::2], server[::2]) == (("http", 80), ("https", 443)))
-
-
 @attrs.define(slots=False, unsafe_hash=True, on_setattr=attrs.setters.frozen)
 class HTTPDigestAuth(AuthBase):
     """User name and password, of which the server sees only a hash (RFC 7616). Thread-safe; for any number of sessions.
@@ -162,7 +157,7 @@ class HTTPDigestAuth(AuthBase):
     def _server(self, asked: Origin, r: Response, connection: Any) -> Origin | None:  # noqa: ARG002 - the proxy's
         """Who asks by a response, to a request that was made for `asked`; `None` for nobody who is to be answered."""
         server = r.request.target.origin
-        return server if _is_for(asked, server) else None
+        return server if is_same_place(asked, server) else None
 
     def _respond(self, asked: Origin, r: Response, **kwargs: Any) -> Response:
         """Answer what a server asks; a hook."""
@@ -237,8 +232,9 @@ class HTTPDigestAuth(AuthBase):
 class HTTPProxyDigestAuth(HTTPDigestAuth):
     """The same for a proxy that forwards plain http: answers its 407. Thread-safe; for any number of sessions.
 
-    The proxy's URL must not have a user's part, which goes before. A proxy asks every request anew: through which one a
-    request will go is not known yet when its auth is set, and what is for one is not another's to see.
+    Its answer goes before a user's part of the proxy's URL, which is sent as Basic until then. A proxy asks every
+    request anew: through which one a request will go is not known yet when its auth is set, and what is for one is not
+    another's to see.
 
     A tunnel (https through a proxy, CONNECT) is asked for before any request is sent, and not by an auth handler: where
     a proxy wants a digest for it, the request ends with `ProxyError`.

@@ -539,7 +539,7 @@ MUTANTS: Final = (
     Mutant(
         "a digest is not answered to another origin",
         "auth.py",
-        "return server if _is_for(asked, server) else None",
+        "return server if is_same_place(asked, server) else None",
         "return server",
         ("tests/with_server/test_auth.py",),
     ),

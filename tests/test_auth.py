@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sessionpool import PreparedRequest
+from sessionpool._urls import is_same_place
 from sessionpool.auth import (
     AuthBase,
     HTTPBasicAuth,
@@ -18,7 +19,6 @@ from sessionpool.auth import (
     HTTPProxyAuth,
     HTTPProxyDigestAuth,
     Origin,
-    _is_for,
 )
 
 SECRET = "s3cret"
@@ -162,4 +162,4 @@ def test_a_digest_says_nothing_until_it_is_asked() -> None:
 )
 def test_whose_challenge_is_answered(asked: Origin, server: Origin, is_for: bool) -> None:
     """That of the origin which was asked, and of the same host when it went over to https; nobody else's."""
-    assert _is_for(asked, server) is is_for
+    assert is_same_place(asked, server) is is_for
